@@ -11,6 +11,9 @@ def register() -> None:
 
     Raises DarwinError if the installed mergekit is not a supported version.
     """
+    from mergekit_darwin.host import check_mergekit
+
+    check_mergekit()  # before the import below, which another mergekit might break
     from mergekit_darwin.method import register as register_method
 
     register_method()

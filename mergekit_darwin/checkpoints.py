@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.config import InputModelDefinition, MergeConfiguration
-from mergekit.io.tasks import GatherTensors, LoadTensor, LoaderCache
-from mergekit.architecture import get_architecture_info
+from mergekit.io.tasks import GatherTensors, LoaderCache, LoadTensor
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.types import FiniteFloat
@@ -32,7 +31,7 @@ class Gene:
     search: tuple[float, float]
 
     def check(self, value: object) -> float:
-        """Return value as a float. Raises DarwinError if it is not a number in range."""
+        """Return value as a float. Raises DarwinError unless a number in range."""
         if isinstance(value, str):
             try:
                 value = float(value)
@@ -122,9 +121,7 @@ class Genome:
         return hash(tuple(self.values.items()))
 
 
-def make_genome(
-    values: Mapping[str, object], blocks: int = DEFAULT_BLOCKS
-) -> Genome:
+def make_genome(values: Mapping[str, object], blocks: int = DEFAULT_BLOCKS) -> Genome:
     """Return the genome with these values, neutral where none is given.
 
     Raises DarwinError for an unknown gene or a value out of range.
@@ -139,7 +136,7 @@ def make_genome(
     full = {
         name: gene.check(values.get(name, gene.neutral)) for name, gene in genes.items()
     }
-    return Genome(MappingProxyType(full), blocks)
+    return Genome(full, blocks)
 
 
 def genome_hash(genome: Genome, options: Mapping[str, object]) -> str:

@@ -92,9 +92,7 @@ def merge_three(
     return out.reshape(base.shape)
 
 
-def merge_two(
-    father: torch.Tensor, mother: torch.Tensor, blend: Blend
-) -> torch.Tensor:
+def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch.Tensor:
     """Return the merge whose base is the Father: one task vector, no election.
 
     Equal to merge_three(father, father, mother, blend); inputs, arithmetic and result
@@ -170,7 +168,7 @@ def _elect_sum(
 
 
 def _elect_mean(left: torch.Tensor, right: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Return the elected sum divided by the weights (1 - ratio, ratio) that took part."""
+    """Return the elected sum over the weights (1 - ratio, ratio) that took part."""
     total = left + right
     elected = torch.where(total >= 0, 1.0, -1.0)
     from_left = (left.sign() == elected).to(left.dtype)
@@ -199,9 +197,7 @@ class _Workspace:
     def load(self, *pieces: torch.Tensor) -> list[torch.Tensor]:
         """Return [start, delta, ...]: the first piece, the others minus it."""
         size = pieces[0].numel()
-        loaded = [
-            self.floats(i, size).copy_(piece) for i, piece in enumerate(pieces)
-        ]
+        loaded = [self.floats(i, size).copy_(piece) for i, piece in enumerate(pieces)]
         for delta in loaded[1:]:
             delta.sub_(loaded[0])
         return loaded

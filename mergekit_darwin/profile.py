@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,6 +53,15 @@ def profile_tensor(tensor: torch.Tensor) -> Profile:
     """
     kind, counts = pattern_counts(tensor)
     return profile_counts(kind, counts)
+
+
+def profile_pair(father: torch.Tensor, mother: torch.Tensor) -> tuple[Profile, Profile]:
+    """Return the profiles of two tensors, large ones on two threads; see above."""
+    if father.device.type != "cpu" or father.numel() < _CHUNK:
+        return profile_tensor(father), profile_tensor(mother)
+    with ThreadPoolExecutor(1) as helper:
+        other = helper.submit(profile_tensor, mother)
+        return profile_tensor(father), other.result()
 
 
 def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
@@ -129,9 +139,7 @@ def profile_counts(kind: torch.dtype, counts: Counts) -> Profile:
     )
 
 
-def _entropy(
-    values: npt.NDArray[np.float64], weights: Counts, max_abs: float
-) -> float:
+def _entropy(values: npt.NDArray[np.float64], weights: Counts, max_abs: float) -> float:
     """Shannon entropy of 256 equal bins over [-max_abs, max_abs], over ln 256."""
     if max_abs == 0.0:
         return 0.0

@@ -230,8 +230,13 @@ def genome_ratio(site: Site, genome: Genome, depth: int | None) -> float:
     number of layers of its stack. Source: our choice.
     """
     component = genome[f"{site.component}_ratio"]
-    if site.layer is None or depth is None:
+    if site.layer is None:
         return component
+    if depth is None:
+        raise DarwinError(
+            f"The block of {site.name!r} needs the number of layers of its stack."
+            " Outside a mergekit run give the parameter layers, or an MDS report."
+        )
     block = genome[block_gene(block_of(site.layer, depth, genome.blocks))]
     return 0.5 * (component + block)
 
@@ -249,16 +254,19 @@ def prescribe(
 
     final = mri_trust * mri_ratio + (1 - mri_trust) * genome_ratio (Darwin V6);
     an explicit ratio replaces it. depth is the number of layers of the tensor's
-    stack, None outside any. scores may be None only with an explicit ratio.
+    stack, None outside any. scores may be None only with an explicit ratio or a trust
+    of 0.
     """
     inside = site.layer is not None and depth is not None
     block = block_of(site.layer, depth, genome.blocks) if inside else None  # type: ignore[arg-type]
     genes = genome_ratio(site, genome, depth)
+    trust = genome["mri_trust"]
     if explicit is not None:
         final = explicit
     elif scores is not None:
-        trust = genome["mri_trust"]
         final = trust * scores.mri_ratio + (1.0 - trust) * genes
+    elif trust == 0.0:
+        final = genes
     else:
         raise ValueError(f"{site.name}: neither scores nor an explicit ratio")
     return Prescription(

@@ -7,8 +7,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
 from mergekit_darwin.errors import DarwinError, some
 from mergekit_darwin.profile import Profile
@@ -33,7 +39,7 @@ class TensorStatistics(_Strict):
 
     @classmethod
     def of(cls, profile: Profile) -> TensorStatistics:
-        """Return the statistics of a profile; its NaN and Inf must have been refused."""
+        """Return the statistics of a profile whose weights are all finite."""
         return cls(
             entropy=profile.entropy,
             std=profile.std,
@@ -103,7 +109,7 @@ class Settings(_Strict):
 
 
 class PairStatistics(_Strict):
-    """Two task vectors of one tensor: norms, cosine in [-1, 1], share of opposite signs."""
+    """Two task vectors of a tensor: norms, cosine, share of opposite signs."""
 
     norm_father: Share
     norm_mother: Share
@@ -200,7 +206,7 @@ def check_identity(
         if model.digest != expected
     ]
     raise DarwinError(
-        f"{where}: the report must be of the models that are merged; {'; '.join(wrong)}."
+        f"{where}: the report must be of the models merged; {'; '.join(wrong)}."
         " Run mergekit-darwin-scan on these parents."
     )
 

@@ -1,0 +1,153 @@
+"""What holds for a whole merge run: roles, depths, checks before, the record after.
+
+mergekit shows a merge method one tensor at a time. The parameter `darwin_plan` has no
+value of its own: while mergekit plans, its validator finds the planner that is asking
+and hands out that run's RunPlan, so that every check of the run as a whole happens
+before any tensor is loaded or any output written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from mergekit.architecture.base import ConfiguredModelArchitecture
+from mergekit.common import ModelReference
+from mergekit.plan import MergePlanner
+from pydantic import TypeAdapter
+
+from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.run_checks import check_models, check_report, check_table
+from mergekit_darwin.run_record import Roles, RunPlan
+from mergekit_darwin.settings import check_names, value_type
+from mergekit_darwin.sites import stack_depths
+
+_FRAMES = 24  # how far up the planner may stand from a parameter's validator
+
+_plans: WeakKeyDictionary[Any, RunPlan] = WeakKeyDictionary()
+
+
+def current_plan(value: object) -> RunPlan | None:
+    """Return the plan of the mergekit run that is being planned, None outside one.
+
+    Raises DarwinError if the run as a whole is not a darwin_v6 merge that can work.
+    """
+    if isinstance(value, RunPlan):
+        return value
+    if value is not None:
+        raise DarwinError("darwin_plan is set by the run itself; leave it out.")
+    for frame in _callers():
+        planner = frame.f_locals.get("self")
+        if isinstance(planner, MergePlanner):
+            return _plan_of(planner, frame)
+    return None
+
+
+def _callers() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_FRAMES):
+        if frame is None:
+            return
+        yield frame
+        frame = frame.f_back
+
+
+def _plan_of(planner: MergePlanner, frame: FrameType) -> RunPlan:
+    plan = _plans.get(planner)
+    if plan is None:
+        plan = _plans[planner] = _make_plan(planner, _out_path(frame))
+    plan.expected += 1
+    return plan
+
+
+def _out_path(frame: FrameType | None) -> str | None:
+    """Return where the run will write, as the planner's caller was told."""
+    while frame is not None and frame.f_code.co_name != "run_merge":
+        if frame.f_code.co_name == "plan_to_disk":
+            return frame.f_locals.get("out_path")
+        frame = frame.f_back
+    return None
+
+
+def _make_plan(planner: MergePlanner, out_path: str | None) -> RunPlan:
+    config = planner.config
+    for where, names in _parameter_places(config):
+        check_names(names, where)
+    roles = frozenset(_roles(config))
+    architecture = ConfiguredModelArchitecture(
+        info=planner.arch_info, config=planner.out_model_config
+    )
+    names = [weight.name for weight in architecture.all_weights()]
+    plan = RunPlan(roles, stack_depths(names), out_path)
+    resizes = (
+        bool(config.tokenizer or config.tokenizer_source)
+        or planner.options.unsafe_truncate_embeddings
+    )
+    for trio in sorted(roles, key=str):
+        check_models(trio, resizes=resizes)
+        _check_files(config.parameters or {}, trio, names)
+    return plan
+
+
+def _check_files(settings: Mapping[str, Any], trio: Roles, names: list[str]) -> None:
+    """Check the report and the table of ratios that hold for the whole merge."""
+    mds, table = settings.get("mds"), settings.get("ratios")
+    if isinstance(mds, str):
+        check_report(trio, _loaded("mds", mds), names)
+    if isinstance(table, str):
+        check_table(_loaded("ratios", table), names)
+
+
+def _loaded(name: str, value: str) -> Any:
+    return TypeAdapter(value_type(name)).validate_python(value)
+
+
+def _parameter_places(config: Any) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield every mapping of parameters in a configuration, and where it stands."""
+    yield "under parameters", config.parameters or {}
+    for module_name, module in (config.modules or {}).items():
+        yield f"module {module_name}", module.parameters or {}
+        for number, output in enumerate(module.slices or []):
+            yield f"slice {number}", output.parameters or {}
+            for source in output.sources:
+                if source.parameters:
+                    raise DarwinError(
+                        "darwin_v6 takes its parameters for the whole merge, not for"
+                        f" one model; {source.model} has {some(source.parameters)}."
+                        " Move them under the top-level parameters."
+                    )
+
+
+def _roles(config: Any) -> Iterator[Roles]:
+    """Yield (base, father, mother) of every slice. Raises DarwinError if unclear."""
+    for module in config.modules.values():
+        for output in module.slices:
+            base = output.base_model or config.base_model
+            listed = [source.model for source in output.sources]
+            yield assign_roles(base, listed)
+
+
+def assign_roles(base: ModelReference | None, listed: list[ModelReference]) -> Roles:
+    """Return (base, father, mother) of models listed in YAML order.
+
+    listed may hold the base too (mergekit appends it). Raises DarwinError unless there
+    are two parents and the base is absent, the Father, or a third model.
+    """
+    parents = [model for model in listed if model != base]
+    if len(parents) == 2:
+        return (base, parents[0], parents[1])
+    if len(parents) == 1 and len(listed) == 2 and listed[0] == base:
+        return (base, listed[0], listed[1])
+    if len(parents) == 1 and len(listed) == 2:
+        raise DarwinError(
+            "base_model must be the Father (the first model), a third model, or absent;"
+            f" got the second, {base}, beside {parents[0]}. List both parents under"
+            " models; to make the other one the Father, list it first."
+        )
+    raise DarwinError(
+        "darwin_v6 merges exactly two parents, first the Father, then the Mother;"
+        f" got {len(parents)}: {', '.join(map(str, parents)) or 'none'}."
+    )
