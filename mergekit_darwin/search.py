@@ -25,7 +25,8 @@ from mergekit_darwin.genome import (
 )
 
 Array = npt.NDArray[np.float64]
-Trend = Callable[[Array, Array, Array], Callable[[Array], Array]]
+Predictor = Callable[[Array], Array]
+Trend = Callable[[Array, Array], Predictor]
 Strategy = Literal["proxy", "lq", "plain"]
 
 _DIGITS = 6  # decimals of a gene: what the YAML shows is what was measured
@@ -156,7 +157,7 @@ def make_cma(start: Array, sigma: float, options: SearchOptions, salt: int) -> A
 
 
 def maximise(
-    value: Callable[[Array], Array], start: Array, options: SearchOptions, salt: int
+    value: Predictor, start: Array, options: SearchOptions, salt: int
 ) -> tuple[Array, float, int]:
     """Return the best point CMA-ES finds, its value, and the steps taken.
 
@@ -182,8 +183,8 @@ def maximise(
 
 
 def with_residuals(
-    trend: Callable[[Array], Array], points: Array, scores: Array, noise: float
-) -> Callable[[Array], Array]:
+    trend: Predictor, points: Array, scores: Array, noise: float
+) -> Predictor:
     """Return a trend corrected by what it missed: a Gaussian process on residuals.
 
     Squared-exponential kernel with length 0.35 sqrt(n) on [0, 1]^n; its variance is the
@@ -216,7 +217,7 @@ def breed(
 ) -> Driver:
     """Yield what to measure and take the scores (None: failed); return the memory.
 
-    trend(points, scores, [0..n)) returns a predictor fitted to what is known; first
+    trend(points, scores) returns a predictor fitted to what is known; first
     are points to measure before anything else, the proxy's optimum among them.
     """
     memory = Memory()
@@ -269,19 +270,19 @@ def _evolved(
     generation, stale = 0, 0
     while not _done(memory, stale, options):
         generation += 1
-        points = np.array([_round(space, p) for p in strategy.ask()])
+        raw = np.array(strategy.ask())
         before = memory.best()
         predict = _refit(trend, memory, options, len(space.genes))
         room = options.max_evaluations - len(memory.points)
-        count = min(options.top_k if model else len(points), room)
+        count = min(options.top_k if model else len(raw), room)
         if model is not None and model.size > 1:
-            points = points[np.argsort([model.eval(x) for x in points], kind="stable")]
+            raw = raw[np.argsort([model.eval(x) for x in raw], kind="stable")]
+        points = np.array([_round(space, p) for p in raw])
         yield from _measure(memory, generation, points[:count], predict)
         stale = 0 if memory.best() > before else stale + 1
         if model is not None:
             _learn(model, memory, count)
-        told = [_told(memory, p, model) for p in points]
-        strategy.tell(list(points), told)
+        strategy.tell(list(raw), [_told(memory, p, model) for p in points])
         if model is not None and model.size > 2:
             strategy.inject([model.xopt])
     return memory
@@ -313,15 +314,15 @@ def _told(memory: Memory, point: Array, model: Any) -> float:
 
 def _refit(
     trend: Trend, memory: Memory, options: SearchOptions, size: int
-) -> Callable[[Array], Array]:
+) -> Predictor:
     points, scores = memory.valid()
     points = points.reshape(len(scores), size)
-    fitted = trend(points, scores, np.arange(len(scores)))
+    fitted = trend(points, scores)
     return with_residuals(fitted, points, scores, options.noise)
 
 
 def _measure(
-    memory: Memory, generation: int, points: Array, predict: Callable[[Array], Array]
+    memory: Memory, generation: int, points: Array, predict: Predictor
 ) -> Driver:
     expected = predict(points)
     scores = yield Ask(generation, points, expected)
@@ -353,7 +354,7 @@ def _best_point(memory: Memory, otherwise: Array) -> Array:
     return points[int(np.argmax(scores))] if len(scores) else otherwise[0]
 
 
-def _known(memory: Memory, point: Array, predict: Callable[[Array], Array]) -> float:
+def _known(memory: Memory, point: Array, predict: Predictor) -> float:
     for other, score in zip(memory.points, memory.scores, strict=True):
         if np.array_equal(point, other):
             return score if score is not None else _WORST
