@@ -74,8 +74,8 @@ def _out_path(frame: FrameType | None) -> str | None:
 
 def _make_plan(planner: MergePlanner, out_path: str | None) -> RunPlan:
     config = planner.config
-    for where, names in _parameter_places(config):
-        check_names(names, where)
+    for where, given in _parameter_places(config):
+        check_names(given, where)
     roles = frozenset(_roles(config))
     architecture = ConfiguredModelArchitecture(
         info=planner.arch_info, config=planner.out_model_config
