@@ -1,0 +1,29 @@
+"""Offline, quiet, and one small family of random models for the whole session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of a base and two siblings of it: 4-layer bfloat16 Llamas."""
+    import torch
+
+    import mergekit_darwin
+    from tests.tiny import nudged, tiny_llama
+
+    mergekit_darwin.register()
+    root: Path = tmp_path_factory.mktemp("trio")
+    tiny_llama(root / "base", 1, layers=4, hidden=64, dtype=torch.bfloat16)
+    nudged(root / "base", root / "father", 2)
+    nudged(root / "base", root / "mother", 3)
+    return {name: str(root / name) for name in ("base", "father", "mother")}
