@@ -18,7 +18,7 @@ import torch
 from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.config import InputModelDefinition, MergeConfiguration
-from mergekit.io.tasks import GatherTensors, LoaderCache, LoadTensor
+from mergekit.io.tasks import GatherTensors, LoaderCache, LoadTensor, SaveTensor
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
@@ -170,7 +170,9 @@ def planned_tasks(
         options=options,
         out_model_config=first.config(trust_remote_code=options.trust_remote_code),
     )
-    return [task.tensor_task for task in planner.plan_in_memory()]
+    # plan_in_memory fails its own validation under pydantic 2.14; nothing is written
+    tasks = planner.plan_to_disk("unused")
+    return [task.tensor_task for task in tasks if isinstance(task, SaveTensor)]
 
 
 def loads_of(task: ExecuteMergeMethodTask) -> dict[ModelReference, LoadTensor]:
