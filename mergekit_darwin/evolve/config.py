@@ -1,0 +1,281 @@
+"""EVOLVE.yml: every key, its default and its meaning; errors name the nearest key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import field_validator, model_validator
+
+from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.genome import MAX_BLOCKS
+from mergekit_darwin.search import SearchOptions
+
+# Prefixes of public benchmarks, as mergekit-evolve refuses them (mergekit 0.1.5,
+# evo/config.py, check_for_naughty_config), and a few of their relatives (ours).
+BENCHMARKS = (
+    "mmlu",
+    "hendrycks",
+    "agieval",
+    "gsm8k",
+    "hellaswag",
+    "winogrande",
+    "arc_",
+    "ai2_arc",
+    "truthfulqa",
+    "bigbench",
+    "piqa",
+    "openbookqa",
+    "leaderboard",
+    "bbh",
+    "gpqa",
+    "humaneval",
+    "ifeval",
+    "kmmlu",
+    "mbpp",
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskSetting(_Strict):
+    """One lm-evaluation-harness task: its weight in the score, and its metric.
+
+    metric may name a filter after a comma ("exact_match,strict-match"); a metric that
+    is better when lower enters the score negated.
+    """
+
+    name: str
+    weight: Annotated[FiniteFloat, Field(gt=0.0)] = 1.0
+    metric: str = "acc"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class SearchSetting(_Strict):
+    """How to search; see search.SearchOptions for what each number does."""
+
+    seed: Annotated[int, Field(ge=1)] = 1
+    sigma0: Annotated[FiniteFloat, Field(gt=0.0, le=1.0)] = 0.2
+    popsize: Annotated[int, Field(ge=4)] | None = None
+    proxy_steps: Annotated[int, Field(ge=200)] = 200
+    top_k: Annotated[int, Field(ge=1)] = 4
+    patience: Annotated[int, Field(ge=0)] = 5
+    max_evaluations: Annotated[int, Field(ge=1)] = 48
+    max_time: Annotated[FiniteFloat, Field(gt=0.0)] | None = None
+    strategy: Literal["proxy", "lq", "plain"] = "proxy"
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _no_clock(cls, value: Any) -> Any:
+        if value == 0:
+            raise ValueError("0 would mean the clock; choose a whole number from 1 on")
+        return value
+
+    def options(self, noise: float) -> SearchOptions:
+        """Return these settings for the search; noise is one score's standard error."""
+        return SearchOptions(
+            seed=self.seed,
+            sigma0=self.sigma0,
+            popsize=self.popsize or 0,
+            proxy_steps=self.proxy_steps,
+            top_k=self.top_k,
+            patience=self.patience,
+            max_evaluations=self.max_evaluations,
+            strategy=self.strategy,
+            noise=noise,
+        )
+
+
+class EvolveConfig(_Strict):
+    """A whole EVOLVE.yml. Paths are absolute once `read_config` has read it."""
+
+    father: str
+    mother: str
+    base_model: str | None = None
+    dtype: str = "bfloat16"
+    out_dtype: str | None = None
+    tokenizer: dict[str, Any] | None = None
+    tokenizer_source: str | None = None
+    chat_template: str | None = None
+    blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS)] | None = None
+    genes: Literal["published", "extended"] | None = None
+    mri: Literal["published", "relative", "attribution"] | None = None
+    mask_seed: int | Literal["genome"] = 1
+    transplant_low: Annotated[FiniteFloat, Field(ge=0.0, le=1.0)] = 0.15
+    transplant_high: Annotated[FiniteFloat, Field(ge=0.0, le=1.0)] = 0.85
+    rescale: bool = True
+    normalize: bool = False
+    mds: str | None = None
+    probes: str | None = None
+    probe_items: Annotated[int, Field(ge=1)] = 64
+    include_path: list[str] = Field(default_factory=list)
+    tasks: Annotated[list[TaskSetting], Field(min_length=1)]
+    heldout: Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)] | list[TaskSetting] = 0.5
+    limit: Annotated[int, Field(ge=1)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = True
+    model_type: str = "hf"
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    search: SearchSetting = Field(default_factory=SearchSetting)
+
+    @field_validator("include_path", mode="before")
+    @classmethod
+    def _one_path(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvolveConfig:
+        if self.tokenizer is not None and self.tokenizer_source is not None:
+            raise ValueError("tokenizer and tokenizer_source exclude each other")
+        if self.transplant_low > self.transplant_high:
+            raise ValueError("transplant_low must not exceed transplant_high")
+        if self.father == self.mother:
+            raise ValueError("father and mother must be two different models")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("a task occurs twice among tasks")
+        if isinstance(self.heldout, list):
+            both = sorted({task.name for task in self.heldout} & set(names))
+            if both:
+                raise ValueError(f"{both[0]!r} is both searched on and held out")
+        return self
+
+    @property
+    def third_base(self) -> str | None:
+        """The base model, unless it is one of the parents or absent."""
+        return self.base_model if self.base_model != self.father else None
+
+    @property
+    def gene_kind(self) -> Literal["published", "extended"]:
+        """The genes to search: extended by default where there is a third base."""
+        return self.genes or ("extended" if self.third_base else "published")
+
+
+def read_config(path: str | Path) -> EvolveConfig:
+    """Return the configuration in a file, its relative paths made absolute.
+
+    They are relative to the file's own folder. A model is taken as a path if it exists
+    there or begins with a dot; otherwise it is a name on the hub. Raises DarwinError.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DarwinError(f"Cannot read {path} ({error}).") from None
+    except yaml.YAMLError as error:
+        first = " ".join(str(error).split())
+        raise DarwinError(f"{path} is not YAML: {first}.") from None
+    if not isinstance(content, dict):
+        raise DarwinError(f"{path} must hold keys such as father, mother and tasks.")
+    return make_config(content, path.resolve().parent, str(path))
+
+
+def make_config(
+    content: dict[str, Any], folder: Path | None = None, where: str = "the config"
+) -> EvolveConfig:
+    """Return a configuration from its keys. Raises DarwinError naming the key."""
+    try:
+        config = EvolveConfig.model_validate(content)
+    except ValidationError as error:
+        raise DarwinError(f"{where}: {_explain(error)}") from None
+    return config if folder is None else _absolute(config, folder)
+
+
+def _explain(error: ValidationError) -> str:
+    """Return one sentence for the first fault: the key, the reason, the nearest key."""
+    first = max(error.errors(), key=lambda fault: len(fault["loc"]))
+    place = [part for part in first["loc"] if not _is_type(part)]
+    key = ".".join(str(part) for part in place) or "the whole"
+    if first["type"] == "extra_forbidden":
+        known = _known(place[:-1])
+        hint = nearest(str(place[-1]), known)
+        return f"there is no key {key!r}.{hint} Known here: {', '.join(sorted(known))}."
+    if first["type"] == "missing":
+        return f"the key {key!r} is required."
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason}; got {first['input']!r}." if place else f"{reason}."
+
+
+def _is_type(part: str | int) -> bool:
+    """Return whether pydantic put a type into the place, as it does for unions."""
+    types = ("int", "constrained-float", "function-before", "literal")
+    return isinstance(part, str) and ("[" in part or part in types)
+
+
+def _known(place: list[str | int]) -> list[str]:
+    if place and place[0] == "search":
+        return list(SearchSetting.model_fields)
+    if place and place[0] in ("tasks", "heldout"):
+        return list(TaskSetting.model_fields)
+    return list(EvolveConfig.model_fields)
+
+
+def _absolute(config: EvolveConfig, folder: Path) -> EvolveConfig:
+    def place(value: str | None) -> str | None:
+        if value is None:
+            return None
+        target = folder / os.path.expanduser(value)
+        if value.startswith((".", "~")) or target.exists():
+            return os.path.normpath(target)
+        return value
+
+    paths = ("father", "mother", "base_model", "mds", "probes", "tokenizer_source")
+    changes: dict[str, Any] = {name: place(getattr(config, name)) for name in paths}
+    changes["include_path"] = [
+        os.path.normpath(folder / os.path.expanduser(part))
+        for part in config.include_path
+    ]
+    for name in ("tasks", "heldout"):
+        tasks = getattr(config, name)
+        if isinstance(tasks, list):
+            changes[name] = [_absolute_task(task, folder) for task in tasks]
+    for name in ("mds", "probes"):
+        if changes[name] is not None and not os.path.exists(changes[name]):
+            raise DarwinError(f"{name} must exist; there is no {changes[name]}.")
+    for part in changes["include_path"]:
+        if not os.path.isdir(part):
+            raise DarwinError(f"include_path must be a folder; there is no {part}.")
+    return config.model_copy(update=changes)
+
+
+def _absolute_task(task: TaskSetting, folder: Path) -> TaskSetting:
+    if task.name.endswith((".yaml", ".yml")):
+        return task.model_copy(update={"name": os.path.normpath(folder / task.name)})
+    return task
+
+
+def check_benchmarks(config: EvolveConfig, allowed: bool) -> list[str]:
+    """Return the public benchmarks among the searched tasks.
+
+    Raises DarwinError if there are any and they are not allowed: selecting on a
+    benchmark's own test items makes its score worthless.
+    """
+    named = [
+        task.name
+        for task in config.tasks
+        if os.path.basename(task.name).startswith(BENCHMARKS)
+        and not task.name.endswith("_train")
+    ]
+    if named and not allowed:
+        raise DarwinError(
+            f"tasks: {named[0]!r} is a public benchmark; a model selected on its items"
+            " says nothing by its score there. Search on other items, or give"
+            " --allow-benchmark-tasks (the report will say so)."
+        )
+    return named
+
+
+def config_yaml(config: EvolveConfig) -> str:
+    """Return the configuration as YAML, defaults included: config.yml of a run."""
+    content = config.model_dump(mode="json")
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
