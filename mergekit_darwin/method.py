@@ -108,15 +108,15 @@ class DarwinV6(GroupMergeMethod):
         """
         plan = parameters.pop("darwin_plan")
         settings = settle(parameters)
-        name = group.metadata.name or ""
         trio = _inputs(group, plan)
+        row = _prescription(group, trio, settings, plan)
         if len(trio) == 1:
-            return _lone(trio, group, plan)
+            plan.record(row, parent=row.route)
+            return trio["survivor"].clone()
         base, father, mother = trio["base"], trio["father"], trio["mother"]
-        row = _prescription(name, settings, father, mother, plan)
         child = _apply(row, settings, base, father, mother)
         if not _finite(child):
-            _blame(name, {"base": base, "Father": father, "Mother": mother})
+            _blame(row.name, {"base": base, "Father": father, "Mother": mother})
         if plan is not None:
             plan.record(row, parent=_equal_parent(row, child, father, mother, plan))
         return child
@@ -159,37 +159,50 @@ def _survivor(group: TensorGroup) -> dict[str, torch.Tensor]:
     return {"survivor": present[0].tensor}
 
 
-def _lone(trio: dict[str, torch.Tensor], group: TensorGroup, plan: Any) -> torch.Tensor:
-    tensor = trio["survivor"]
-    present = (group.non_base or group.entries)[0]
-    plan.record_lone(group.metadata.name or "", present.id)
-    return tensor.clone()
+def prescribe_group(group: TensorGroup, settings: Settings, plan: Any) -> Prescription:
+    """Return the row of the ratio table that merging this group would follow.
+
+    The tensors are looked at only where needs_weights says so; elsewhere empty ones
+    will do.
+    """
+    return _prescription(group, _inputs(group, plan), settings, plan)
+
+
+def needs_weights(name: str, settings: Settings) -> bool:
+    """Return whether a tensor's ratio rests on its weights, no report knowing it."""
+    explicit = _explicit(name, settings) is not None
+    if explicit or settings.genome["mri_trust"] == 0.0:
+        return False
+    return settings.report is None or name not in settings.report.scores(settings.mri)
+
+
+def _explicit(name: str, settings: Settings) -> float | None:
+    if settings.ratio is None and settings.table is not None:
+        return settings.table.ratios.get(name)
+    return settings.ratio
 
 
 def _prescription(
-    name: str,
-    settings: Settings,
-    father: torch.Tensor,
-    mother: torch.Tensor,
-    plan: Any,
+    group: TensorGroup, trio: dict[str, torch.Tensor], settings: Settings, plan: Any
 ) -> Prescription:
     """Return the row of the ratio table that this tensor's merge will follow."""
-    explicit = settings.ratio
-    if explicit is None and settings.table is not None:
-        explicit = settings.table.ratios.get(name)
+    name = group.metadata.name or ""
+    if len(trio) == 1:
+        present = (group.non_base or group.entries)[0]
+        return plan.lone_row(name, present.id)
     scores = None
-    if settings.report is not None:
-        scores = settings.report.scores(settings.mri).get(name)
-    if scores is None and explicit is None and settings.genome["mri_trust"] > 0.0:
-        scores = _measured(name, father, mother)
+    if needs_weights(name, settings):
+        scores = _measured(name, trio["father"], trio["mother"])
         if plan is not None:
             plan.say_static()
+    elif settings.report is not None:
+        scores = settings.report.scores(settings.mri).get(name)
     return prescribe(
         site_of(name),
         settings.genome,
         depth=depth_of(name, settings, plan),
         scores=scores,
-        explicit=explicit,
+        explicit=_explicit(name, settings),
         routing=settings.routing,
     )
 

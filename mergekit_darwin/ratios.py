@@ -15,7 +15,7 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.genome import Genome, block_gene
 from mergekit_darwin.profile import Profile
 from mergekit_darwin.report import ModelReport, Report
-from mergekit_darwin.sites import Site, block_of, site_of
+from mergekit_darwin.sites import Component, Site, block_of, site_of
 
 Mri = Literal["published", "relative", "attribution"]
 Route = Literal["father", "mother", "blend"]
@@ -120,7 +120,7 @@ def report_scores(report: Report, mri: Mri) -> dict[str, Scores]:
     if mri == "published":
         return published
     if mri == "relative":
-        return _with_ratios(published, _relative(report, published))
+        return _with_ratios(published, _relative(published))
     return _with_ratios(published, _attribution(report, published))
 
 
@@ -160,33 +160,53 @@ def _with_ratios(
     }
 
 
-def _relative(report: Report, scores: Mapping[str, Scores]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Scales:
+    """The rms of the parents' differences: static by component, probes over layers."""
+
+    static: Mapping[Component, float]
+    probe: float
+
+
+def relative_scales(scores: Mapping[str, Scores]) -> Scales:
+    """Return what `mri: relative` sets the differences of these scores against."""
+    groups: dict[Component, list[float]] = defaultdict(list)
+    for name, row in scores.items():
+        groups[site_of(name).component].append(_static_difference(row))
+    layers = {
+        site_of(name).layer: _probe_difference(row)
+        for name, row in scores.items()
+        if row.probe_father is not None
+    }
+    static = {component: _rms(values) for component, values in groups.items()}
+    return Scales(static, _rms(layers.values()))
+
+
+def _relative(scores: Mapping[str, Scores]) -> dict[str, float]:
     """Return Phi(0.4 z_static + 0.6 z_probe), each z a difference over its rms.
 
     z_static is the difference of the static scores over the rms of that difference
     among the tensors of the same component; z_probe that of the probe scores over
     its rms among the layers. Source: our choice.
     """
-    static, groups = {}, defaultdict(list)
-    for name, row in scores.items():
-        difference = (row.static_mother or 0.0) - (row.static_father or 0.0)
-        static[name] = difference
-        groups[site_of(name).component].append(difference)
-    scale = {component: _rms(values) for component, values in groups.items()}
-    layers = {
-        site_of(name).layer: (row.probe_mother or 0.0) - (row.probe_father or 0.0)
-        for name, row in scores.items()
-        if row.probe_father is not None
-    }
-    probe_scale = _rms(layers.values())
+    scales = relative_scales(scores)
     ratios = {}
     for name, row in scores.items():
-        score = _over(static[name], scale[site_of(name).component])
+        scale = scales.static[site_of(name).component]
+        score = over(_static_difference(row), scale)
         if row.probe_father is not None:
-            probe = _over(layers[site_of(name).layer], probe_scale)
+            probe = over(_probe_difference(row), scales.probe)
             score = STATIC_SHARE * score + PROBE_SHARE * probe
         ratios[name] = 0.5 * math.erfc(-score / math.sqrt(2.0))
     return ratios
+
+
+def _static_difference(row: Scores) -> float:
+    return (row.static_mother or 0.0) - (row.static_father or 0.0)
+
+
+def _probe_difference(row: Scores) -> float:
+    return (row.probe_mother or 0.0) - (row.probe_father or 0.0)
 
 
 def _rms(values: Iterable[float]) -> float:
@@ -194,7 +214,8 @@ def _rms(values: Iterable[float]) -> float:
     return math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
 
 
-def _over(value: float, scale: float) -> float:
+def over(value: float, scale: float) -> float:
+    """Return value / scale, 0 where the scale is 0."""
     return value / scale if scale > 0.0 else 0.0
 
 

@@ -74,11 +74,11 @@ class RunPlan:
                 self._refuse_unchanged()
             self._close()
 
-    def record_lone(self, name: str, model: object) -> None:
-        """Note a tensor that only one model has; it is that model's, bit for bit."""
+    def lone_row(self, name: str, model: object) -> Prescription:
+        """Return the row of a tensor that only one model has: its, bit for bit."""
         mother = any(model == roles[2] for roles in self.roles)
         site = site_of(name)
-        row = Prescription(
+        return Prescription(
             name=name,
             stack=site.stack,
             layer=site.layer,
@@ -93,7 +93,6 @@ class RunPlan:
             ratio=1.0 if mother else 0.0,
             route="mother" if mother else "father",
         )
-        self.record(row, parent=row.route)
 
     def say_static(self) -> None:
         """Log once that ratios rest on static profiles measured in this pass."""
