@@ -188,7 +188,7 @@ def tiny_gemma4(
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("layer_scalar"):
                 buffer.fill_(0.9)
-    return save(model, folder, seed, dtype=dtype, scale=0.2)
+    return save(model, folder, seed, dtype=dtype, scale=0.1)
 
 
 def tiny_hybrid(
