@@ -7,6 +7,7 @@ The default folder is the one this script is in. Everything is seeded; see READM
 
 import json
 import multiprocessing
+import random
 import sys
 import time
 from dataclasses import dataclass
@@ -100,12 +101,21 @@ def names() -> list[str]:
 
 
 def write_items(folder: Path, items: dict[str, dict[str, list[Item]]]) -> None:
-    """Write items/<skill>/search.jsonl and heldout.jsonl, subskills taking turns."""
+    """Write items/<skill>/search.jsonl and heldout.jsonl.
+
+    Subskills are spread evenly, so that the first items of a file are a fair sample,
+    but in no fixed turn, so that every second item is one as well.
+    """
+    rng = random.Random(SEED)
     for skill in SKILLS:
         (folder / "items" / skill).mkdir(parents=True, exist_ok=True)
         for split in ("search", "heldout"):
             mine = [items[name][split] for name in names() if skill_of(name) == skill]
-            ranked = [(i / len(box), x) for box in mine for i, x in enumerate(box)]
+            ranked = [
+                ((place + rng.random()) / len(box), item)
+                for box in mine
+                for place, item in enumerate(box)
+            ]
             ranked.sort(key=lambda pair: pair[0])
             lines = [json.dumps(x.record(), ensure_ascii=False) for _, x in ranked]
             path = folder / "items" / skill / f"{split}.jsonl"

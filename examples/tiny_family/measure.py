@@ -82,7 +82,6 @@ def main() -> None:
     parser.add_argument("--split", default="heldout", choices=("search", "heldout"))
     parser.add_argument("--limit", type=int, help="items a skill; all by default")
     options = parser.parse_args()
-    torch.set_num_threads(2)
     print(" | ".join(["", "model", *SKILLS, "mean", ""]).strip())
     print("|" + " --- |" * (len(SKILLS) + 2))
     for name in options.models:
