@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from mergekit.architecture.base import WeightInfo
+from mergekit.architecture.conversion import can_convert_checkpoint_keys
+
 from mergekit_darwin.checkpoints import Checkpoint, open_checkpoint
 from mergekit_darwin.errors import DarwinError, nearest, some
 from mergekit_darwin.report import check_covers, check_identity
@@ -14,7 +17,7 @@ from mergekit_darwin.sites import stack_depths
 LOG = logging.getLogger("mergekit_darwin")
 
 
-def check_models(trio: Roles, *, resizes: bool) -> None:
+def check_models(trio: Roles, weights: list[WeightInfo], *, resizes: bool) -> None:
     """Compare headers of the models of one slice before anything is loaded."""
     base, father, mother = (
         open_checkpoint(model) if model is not None else None for model in trio
@@ -31,7 +34,7 @@ def check_models(trio: Roles, *, resizes: bool) -> None:
             "The Father is the base: there is one task vector, and density_a has"
             " nothing to act on."
         )
-    _list_missing(father, mother, third)
+    _check_presence(weights, father, mother, third)
 
 
 def _check_shapes(father: Checkpoint, other: Checkpoint, *, resizes: bool) -> None:
@@ -78,35 +81,47 @@ def _refuse_float8(model: Checkpoint) -> None:
         )
 
 
-def _list_missing(
-    father: Checkpoint, mother: Checkpoint, base: Checkpoint | None
+def _check_presence(
+    weights: list[WeightInfo],
+    father: Checkpoint,
+    mother: Checkpoint,
+    base: Checkpoint | None,
 ) -> None:
-    for left, right, whose in (
-        (father, mother, "the Father's, bit for bit"),
-        (mother, father, "the Mother's, bit for bit"),
-    ):
-        only = [name for name in left.headers if name not in right.headers]
-        if only:
-            LOG.warning(
-                "%d tensors are not in %s and will be %s: %s",
-                len(only),
-                right.reference,
-                whose,
-                some(only),
-            )
-            LOG.info("the whole list: %s", ", ".join(only))
-    if base is None:
-        return
-    shared = set(father.headers) & set(mother.headers)
-    lost = sorted(shared - set(base.headers))
-    if lost:
-        LOG.warning(
-            "%d tensors of both parents are not in the base %s; the Father is their"
-            " base: %s",
-            len(lost),
-            base.reference,
-            some(lost),
-        )
+    """List what one model lacks; refuse where mergekit could not do without it."""
+    lacks = {
+        model.reference: {w.name for w in weights if not _has(model, w)}
+        for model in filter(None, (father, mother, base))
+    }
+    for model, names in lacks.items():
+        for weight in weights:
+            if weight.name in names and not weight.optional:
+                raise DarwinError(
+                    f"Tensor {weight.name!r} must be in every model; {model} lacks it."
+                    " Save that model whole, or merge it with its own kind."
+                )
+    in_father, in_mother = lacks[father.reference], lacks[mother.reference]
+    _say_missing(in_mother - in_father, mother, "the Father's, bit for bit")
+    _say_missing(in_father - in_mother, father, "the Mother's, bit for bit")
+    if base is not None:
+        lost = lacks[base.reference] - in_father - in_mother
+        _say_missing(lost, base, "merged with the Father as their base")
+
+
+def _has(model: Checkpoint, weight: WeightInfo) -> bool:
+    """Return whether mergekit can load a tensor from a model, under any name."""
+    names = (weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))
+    if any(name in model.headers for name in names):
+        return True
+    kind = model.reference.config().model_type
+    return can_convert_checkpoint_keys(kind, set(model.headers), weight.name)
+
+
+def _say_missing(names: set[str], model: Checkpoint, fate: str) -> None:
+    if names:
+        listed = sorted(names)
+        where = f"{len(listed)} tensors are not in {model.reference}"
+        LOG.warning("%s and will be %s: %s", where, fate, some(listed))
+        LOG.info("the whole list: %s", ", ".join(listed))
 
 
 def check_report(roles: Roles, report: LoadedReport, names: list[str]) -> None:

@@ -64,11 +64,13 @@ def _plan_of(planner: MergePlanner, frame: FrameType) -> RunPlan:
 
 
 def _out_path(frame: FrameType | None) -> str | None:
-    """Return where the run will write, as the planner's caller was told."""
-    while frame is not None and frame.f_code.co_name != "run_merge":
-        if frame.f_code.co_name == "plan_to_disk":
-            return frame.f_locals.get("out_path")
-        frame = frame.f_back
+    """Return the folder a run_merge in progress will write, None for a mere plan."""
+    while frame is not None:
+        caller = frame.f_back
+        if frame.f_code.co_name == "plan_to_disk" and caller is not None:
+            running = caller.f_code.co_name == "run_merge"
+            return frame.f_locals.get("out_path") if running else None
+        frame = caller
     return None
 
 
@@ -80,14 +82,15 @@ def _make_plan(planner: MergePlanner, out_path: str | None) -> RunPlan:
     architecture = ConfiguredModelArchitecture(
         info=planner.arch_info, config=planner.out_model_config
     )
-    names = [weight.name for weight in architecture.all_weights()]
+    weights = architecture.all_weights()
+    names = [weight.name for weight in weights]
     plan = RunPlan(roles, stack_depths(names), out_path)
     resizes = (
         bool(config.tokenizer or config.tokenizer_source)
         or planner.options.unsafe_truncate_embeddings
     )
     for trio in sorted(roles, key=str):
-        check_models(trio, resizes=resizes)
+        check_models(trio, weights, resizes=resizes)
         _check_files(config.parameters or {}, trio, names)
     return plan
 
