@@ -228,9 +228,7 @@ def _results(
         losses.append(_by_item(batch, loss))
         distances.append(_item_distances(batch, full, state))
     return [
-        _ItemResult(
-            tuple(row[i] for row in distances), tuple(row[i] for row in losses)
-        )
+        _ItemResult(tuple(row[i] for row in distances), tuple(row[i] for row in losses))
         for i in range(len(batch.lengths))
     ]
 

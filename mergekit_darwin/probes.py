@@ -159,7 +159,9 @@ def _item(line: str, place: str) -> ProbeItem:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise DarwinError(f"{place} must be a JSON object ({error.msg}).") from None
-    values = [row.get(key) for key in ("prompt", "completion")] if _is(row, dict) else []
+    values = (
+        [row.get(key) for key in ("prompt", "completion")] if _is(row, dict) else []
+    )
     if not values or not all(_is(value, str) for value in values) or not values[1]:
         raise DarwinError(
             f"{place} must have the texts 'prompt' and 'completion', the latter not"

@@ -1,0 +1,5 @@
+"""stub"""
+
+
+def measure_gains(*a, **k):
+    raise NotImplementedError
