@@ -17,6 +17,7 @@ from mergekit_darwin.ratios import (
     relative_scales,
 )
 from mergekit_darwin.report import Report
+from mergekit_darwin.sites import site_of
 
 Pair = tuple[Profile, Profile]
 
@@ -107,7 +108,7 @@ def _published(row: Prescription) -> Iterator[str]:
 def _relative(tensor: Planned, row: Prescription) -> Iterator[str]:
     report = tensor.settings.report
     scales = relative_scales(report.scores("published") if report else {})
-    scale = scales.static[row.component]
+    scale = scales.static[site_of(row.name).component]
     static = (row.static_mother or 0.0) - (row.static_father or 0.0)
     z = over(static, scale)
     yield from heading("mri_ratio (relative)", "Phi(z), z = 0.4 z_static + 0.6 z_probe")

@@ -190,10 +190,12 @@ def _group(
 def _shapeless(tensor: Planned) -> TensorGroup:
     """Return the group with empty tensors, for the models that have this one."""
     empty = torch.empty(0, device="meta")
-    present = {
-        model: empty for model, load in loads_of(tensor.task).items() if _has(load)
-    }
-    return _group(tensor, present)
+    return _group(tensor, dict.fromkeys(models_with(tensor), empty))
+
+
+def models_with(tensor: Planned) -> list[ModelReference]:
+    """Return the models of a slice that have the tensor, by headers alone."""
+    return [model for model, load in loads_of(tensor.task).items() if _has(load)]
 
 
 def _has(load: LoadTensor) -> bool:

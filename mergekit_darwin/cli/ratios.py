@@ -1,0 +1,131 @@
+"""mergekit-darwin-ratios: the ratio of every tensor, before anything is merged."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mergekit_darwin.cli.common import setup_logging, verbosity
+from mergekit_darwin.filters import METHODS
+
+if TYPE_CHECKING:
+    from mergekit.options import MergeOptions
+
+LOG = logging.getLogger("mergekit_darwin")
+
+
+@click.command("mergekit-darwin-ratios")
+@click.argument("config_file", metavar="DARWIN.yml", type=click.Path(dir_okay=False))
+@click.option("--json", "form", flag_value="json", help="The table as JSON.")
+@click.option(
+    "--csv",
+    "form",
+    flag_value="csv",
+    help="The table as CSV; edited by hand it can be given back as `ratios:`.",
+)
+@click.option(
+    "--explain",
+    metavar="TENSOR",
+    help="One tensor's ratio in numbers, from its statistics to its route; a part of"
+    " the name will do where it is the only one.",
+)
+@click.option(
+    "--as",
+    "method",
+    type=click.Choice(METHODS),
+    help="A plain mergekit YAML that gives another method the same ratios.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what would be printed into a file.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw the ratios, layers by components, into FILE.png.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Trust the models' own code.")
+@click.option("--allow-crimes", is_flag=True, help="Allow mixing architectures.")
+@click.option("--lora-merge-cache", help="Where merged LoRA models are kept.")
+@click.option("--transformers-cache", help="Where downloaded models are kept.")
+@verbosity
+def main(
+    config_file: str,
+    form: str | None,
+    explain: str | None,
+    method: str | None,
+    out: Path | None,
+    plot: Path | None,
+    verbose: int,
+    quiet: bool,
+    **merge_options: Any,
+) -> None:
+    """Say whether the parents of DARWIN.yml fit, and the ratio of every tensor.
+
+    Nothing is merged. Headers and the MDS report are read, weights only if the
+    configuration names no report. Exit 1 if the merge cannot work.
+    """
+    if sum(choice is not None for choice in (form, explain, method)) > 1:
+        raise click.UsageError("--json, --csv, --explain and --as exclude each other.")
+    setup_logging(verbose, quiet)
+    from mergekit.options import MergeOptions
+
+    options = MergeOptions(**merge_options)
+    check(config_file, options, quiet=quiet)
+    text = _answer(config_file, options, form, explain, method, plot, quiet)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    from mergekit_darwin.run_record import write_whole
+
+    write_whole(out, text)
+    LOG.info("wrote %s", out)
+
+
+def check(config_file: str, options: MergeOptions, *, quiet: bool) -> None:
+    """Print the header-only check to stderr; leave with 1 if the merge cannot work."""
+    from mergekit_darwin.fit.models import fit_of
+    from mergekit_darwin.prescribe import read_config
+
+    findings = fit_of(read_config(config_file), options)
+    for finding in findings:
+        if finding.severity == "stops" or not quiet:
+            click.echo(finding.line(), err=True)
+    if any(finding.severity == "stops" for finding in findings):
+        raise SystemExit(1)
+
+
+def _answer(
+    config_file: str,
+    options: MergeOptions,
+    form: str | None,
+    explain: str | None,
+    method: Any,
+    plot: Path | None,
+    quiet: bool,
+) -> str:
+    """Return what was asked for as text; draws the picture on the way."""
+    from mergekit_darwin.explain import explain as explain_tensor
+    from mergekit_darwin.export import plain_yaml
+    from mergekit_darwin.prescribe import plan_run, prescribe_run, read_config
+    from mergekit_darwin.ratio_screen import ratio_screen
+    from mergekit_darwin.tables import table_csv, table_json
+
+    planned = plan_run(read_config(config_file), options)
+    if explain is not None and plot is None:
+        return explain_tensor(planned, explain)
+    rows = prescribe_run(planned, quiet=quiet)
+    if plot is not None:
+        from mergekit_darwin.plots.ratios import plot_ratios
+
+        plot_ratios(rows, plot)
+    if explain is not None:
+        return explain_tensor(planned, explain)
+    if method is not None:
+        return plain_yaml(read_config(config_file), planned, rows, method)
+    writer = {"json": table_json, "csv": table_csv}.get(form or "", ratio_screen)
+    return writer(rows)
