@@ -115,7 +115,7 @@ class Worker:
         started = time.perf_counter()
         merged: float | None = None
         try:
-            with self._model(job) as (model, tokenizer, path):
+            with _hushed(), self._model(job) as (model, tokenizer, path):
                 merged = time.perf_counter() - started
                 marks = measure(
                     self.harness(model, tokenizer, path), self.exams[job.part]
@@ -198,6 +198,11 @@ class Worker:
             )
         return self._tokenizers[key]
 
+    def template(self, model: str) -> Any:
+        """Return a harness model that is there for its chat template alone."""
+        path = _local(model)
+        return self.harness(self._load(path), self._tokenizer(path, path), path)
+
     def harness(self, model: Any, tokenizer: Any, path: str) -> Any:
         """Return the lm-evaluation-harness model around a loaded one, or by its path."""
         if model is None:
@@ -221,6 +226,17 @@ class Worker:
             )
         finally:
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep back what every single merge would say about itself again."""
+    level = LOG.level
+    LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOG.setLevel(level)
 
 
 def quieten() -> None:
