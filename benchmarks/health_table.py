@@ -1,0 +1,158 @@
+"""Print how many faults the health check catches, and how many good merges it alarms.
+
+    python benchmarks/health_table.py examples/tiny_family [--blind] [--save FOLDER]
+
+The faults and merges are those of tests/health_cases.py. --blind leaves the base out.
+A fault counts as caught if the verdict is not healthy and a rule meant for it found it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import health_cases
+
+from mergekit_darwin.checkpoints import open_checkpoint
+from mergekit_darwin.health import Health, check
+from mergekit_darwin.health.recipe import FILE
+from mergekit_darwin.importance import measure_importance
+from mergekit_darwin.probes import standard_probes
+from mergekit_darwin.report import ModelReport, ProbeSetting, Report, Settings
+from mergekit_darwin.weights import ProbeOptions
+
+OPTIONS = ProbeOptions()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: its group (fault or good), whether it went as it should."""
+
+    group: str
+    name: str
+    right: bool
+    health: Health
+    seconds: float
+
+
+def parents_report(family: Path) -> Report:
+    """Return an MDS report with the parents' probes, measured once for all cases."""
+    probes = standard_probes()
+    settings = {
+        p.name: ProbeSetting(digest=p.digest, items=len(p.items), weight=p.weight)
+        for p in probes
+    }
+    return Report(
+        settings=Settings(tokens=OPTIONS.max_tokens, probes=settings),
+        father=_model_report(family / "father"),
+        mother=_model_report(family / "mother"),
+    )
+
+
+def _model_report(model: Path) -> ModelReport:
+    measured = measure_importance(str(model), standard_probes(), OPTIONS)
+    return ModelReport(
+        model=str(model),
+        digest=open_checkpoint(str(model)).digest,
+        layers=measured.layers,
+        stack=measured.stack,
+        probes=measured.distances,
+        probe_loss=measured.loss,
+    )
+
+
+def run_cases(family: Path, out: Path, blind: bool) -> Iterator[Row]:
+    """Yield a row for every fault, every good merge, and the control."""
+    report = parents_report(family)
+    for name, case in health_cases.BROKEN.items():
+        child = health_cases.break_child(name, family, out / f"fault-{_slug(name)}")
+        health, seconds = _check(child, family, report, blind)
+        rules = {item.rule for item in health.findings if item.severity != "note"}
+        right = health.verdict != "healthy" and bool(rules & case.rules)
+        yield Row("fault", name, right, health, seconds)
+    for name, recipe in health_cases.good_recipes(family).items():
+        child = health_cases.merge(recipe, out / f"good-{_slug(name)}")
+        if blind:
+            (child / FILE).unlink(missing_ok=True)
+        health, seconds = _check(child, family, report, blind)
+        yield Row("good", name, health.verdict == "healthy", health, seconds)
+    for name in ("father", "mother"):
+        health, seconds = _check(family / name, family, report, blind)
+        rules = {item.rule for item in health.findings if item.severity != "note"}
+        right = rules == {"nothing_changed"}
+        yield Row("control", f"{name} itself", right, health, seconds)
+
+
+def _check(
+    child: Path, family: Path, report: Report, blind: bool
+) -> tuple[Health, float]:
+    start = time.perf_counter()
+    health = check(
+        str(child),
+        father=str(family / "father"),
+        mother=str(family / "mother"),
+        base=None if blind else str(family / "base"),
+        report=report,
+        options=OPTIONS,
+    )
+    return health, time.perf_counter() - start
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def line(row: Row) -> str:
+    """Return one line of the table, in Markdown."""
+    found = Counter(
+        item.rule for item in row.health.findings if item.severity != "note"
+    )
+    rules = ", ".join(f"{rule} {count}" for rule, count in found.most_common())
+    verdict = row.health.verdict
+    right = "yes" if row.right else "NO"
+    return f"| {row.group} | {row.name} | {verdict} | {right} | {rules or '-'} |"
+
+
+def main() -> None:
+    """Run all cases on one family and print the table and its totals."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", type=Path)
+    parser.add_argument("--blind", action="store_true")
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    logging.disable(logging.WARNING)
+    rows = []
+    print("| group | case | verdict | as it should | findings |")
+    print("| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for row in run_cases(given.family.resolve(), Path(folder), given.blind):
+            print(line(row), flush=True)
+            rows.append(row)
+            if given.save:
+                given.save.mkdir(parents=True, exist_ok=True)
+                file = given.save / f"{row.group}-{_slug(row.name)}.json"
+                file.write_text(row.health.model_dump_json(indent=1))
+    print()
+    for group in ("fault", "good", "control"):
+        own = [row for row in rows if row.group == group]
+        print(f"{group}: {sum(row.right for row in own)} of {len(own)} as they should")
+    seconds = sorted(row.seconds for row in rows)
+    print(f"seconds a check: median {seconds[len(seconds) // 2]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

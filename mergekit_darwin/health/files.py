@@ -1,0 +1,238 @@
+"""A child's files against its config and its parents': names, types, head, config."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from mergekit.options import MergeOptions
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+from mergekit_darwin.checkpoints import Checkpoint
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.health.schema import Finding, finding
+from mergekit_darwin.health.thresholds import Severity
+
+_SHAPING = (  # config values that change what weights mean; our choice
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+    "num_experts_per_tok",
+    "attention_bias",
+    "max_position_embeddings",
+)
+_ABSENT = "(absent)"
+
+
+def read_config(checkpoint: Checkpoint, options: MergeOptions) -> PretrainedConfig:
+    """Return a model's config. Raises DarwinError if transformers cannot read it."""
+    try:
+        return AutoConfig.from_pretrained(
+            checkpoint.path, trust_remote_code=options.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DarwinError(
+            f"{checkpoint.reference} must have a config.json that transformers reads;"
+            f" it cannot be read ({str(error).splitlines()[0]})."
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' load tables and bars off the terminal for a while."""
+    before = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any]:
+    """Return what transformers says of a load without loading: nothing is allocated.
+
+    Keys: missing_keys, unexpected_keys (names), mismatched_keys (name, file, model).
+    Raises DarwinError if transformers cannot build the model.
+    """
+    config = read_config(checkpoint, options)
+    reason = ""
+    for kind in _model_classes(config):
+        try:
+            with quiet_transformers():
+                _, info = kind.from_pretrained(
+                    checkpoint.path,
+                    device_map="meta",
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    trust_remote_code=options.trust_remote_code,
+                )
+            return dict(info)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = reason or (str(error).splitlines() or [repr(error)])[0]
+    raise DarwinError(
+        f"{checkpoint.reference} must be a causal language model that transformers"
+        f" loads; it cannot be built ({reason})."
+    )
+
+
+def _model_classes(config: PretrainedConfig) -> list[Any]:
+    """Return the class that the config names, if transformers has it, then the usual.
+
+    A multimodal model's own class holds its towers, the causal one may not.
+    """
+    named = [getattr(transformers, name, None) for name in config.architectures or ()]
+    usual = [AutoModelForCausalLM, AutoModelForImageTextToText]
+    return [kind for kind in named if kind is not None] + usual
+
+
+def name_findings(
+    info: Mapping[str, Any], child: Checkpoint, parents: Sequence[Checkpoint]
+) -> list[Finding]:
+    """Return names missing, extra or of another shape, against config and parents.
+
+    info is loading_info's. An extra tensor that a parent's files have too is a note,
+    and so is one that all parents store, the child does not, and the config does not
+    ask for.
+    """
+    known = {name for parent in parents for name in parent.headers}
+    missing = set(info["missing_keys"])
+    found = [
+        finding("missing_tensor", "error", "missing", "stored", tensor=name)
+        for name in sorted(missing)
+    ]
+    shared = set.intersection(*(set(parent.headers) for parent in parents))
+    for name in sorted(shared - set(child.headers) - missing):
+        words = "stored, as by both parents"
+        found.append(finding("missing_tensor", "note", "missing", words, tensor=name))
+    for name in sorted(info["unexpected_keys"]):
+        severity: Severity = "note" if name in known else "warning"
+        found.append(
+            finding("extra_tensor", severity, "stored", "not stored", tensor=name)
+        )
+    for name, stored, wanted in sorted(info["mismatched_keys"], key=str):
+        words = str(tuple(wanted))
+        found.append(finding("shape", "error", str(tuple(stored)), words, tensor=name))
+    return found
+
+
+def is_tied(config: PretrainedConfig) -> bool:
+    """Return whether a config ties the LM head to the token embeddings."""
+    text = config.get_text_config()
+    own = getattr(config, "tie_word_embeddings", None)
+    return bool(getattr(text, "tie_word_embeddings", own))
+
+
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+
+
+def head_findings(
+    tied: bool,
+    parents: Mapping[str, bool],
+    head_differs: bool | None,
+) -> list[Finding]:
+    """Return how the stored head disagrees with the config or with the parents.
+
+    tied: what the child's config says; parents: the same by role; head_differs:
+    whether the child stores a head whose bits are not the embedding's, None where it
+    does not store both.
+    """
+    found = []
+    if tied and head_differs:
+        words = "a head of its own is stored, and ignored"
+        found.append(_head("error", words, "none, as tie_word_embeddings is true"))
+    if parents and all(own is not tied for own in parents.values()):
+        words = f"tie_word_embeddings {str(tied).lower()}"
+        found.append(_head("error", words, f"{str(not tied).lower()}, as the parents"))
+    if not tied and head_differs is False and not any(parents.values()):
+        words = "head and embedding are the same bits"
+        found.append(_head("warning", words, "a head of its own"))
+    return found
+
+
+def _head(severity: Severity, found: str, expected: str) -> Finding:
+    return finding("head_tying", severity, found, expected)
+
+
+def head_and_embedding(headers: Mapping[str, object]) -> tuple[str, str] | None:
+    """Return the names of the stored head and token embedding, if both are stored."""
+    heads = [name for name in headers if name.endswith(_HEADS)]
+    rows = [name for name in headers if name.endswith(_EMBEDDINGS)]
+    return (heads[0], rows[0]) if heads and rows else None
+
+
+def dtype_findings(
+    child: Checkpoint, config: PretrainedConfig, parents: Iterable[Checkpoint]
+) -> list[Finding]:
+    """Return where the stored types are mixed, not the config's, or not the parents'.
+
+    Only types of floating-point tensors count. Fewer bits than both parents have is a
+    note at 16 bits, as merges are often saved so, and a warning below.
+    """
+    own, found = _dtypes(child), []
+    if not own:
+        return found
+    main = own.most_common(1)[0][0]
+    of_parents = [_dtypes(parent) for parent in parents]
+    if len(own) > 1 and all(len(row) < len(own) for row in of_parents):
+        words = ", ".join(f"{count} {name}" for name, count in own.most_common())
+        found.append(finding("dtype", "warning", words, "one type"))
+    said = getattr(config, "dtype", None)
+    if isinstance(said, torch.dtype) and str(said).removeprefix("torch.") not in own:
+        words = str(said).removeprefix("torch.")
+        found.append(finding("dtype", "warning", main, f"{words} (config)"))
+    usual = [row.most_common(1)[0][0] for row in of_parents if row]
+    if usual and all(_bits(main) < _bits(name) for name in usual):
+        severity: Severity = "note" if _bits(main) >= 16 else "warning"
+        found.append(finding("dtype", severity, main, ", ".join(sorted(set(usual)))))
+    return found
+
+
+def _dtypes(checkpoint: Checkpoint) -> Counter[str]:
+    rows = (row.dtype for row in checkpoint.headers.values())
+    return Counter(name for name in rows if "float" in name)
+
+
+def _bits(name: str) -> int:
+    dtype = getattr(torch, name, None)
+    return 8 * dtype.itemsize if isinstance(dtype, torch.dtype) else 8
+
+
+def config_findings(
+    child: PretrainedConfig, father: PretrainedConfig, mother: PretrainedConfig
+) -> list[Finding]:
+    """Return config values that both parents share and the child does not."""
+    texts = [config.get_text_config().to_dict() for config in (child, father, mother)]
+    found = []
+    for key in _SHAPING:
+        own, *shared = (text.get(key, _ABSENT) for text in texts)
+        if shared[0] == shared[1] != own:
+            found.append(
+                finding("config", "warning", f"{key} {own}", f"{key} {shared[0]}")
+            )
+    return found

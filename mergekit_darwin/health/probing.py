@@ -1,0 +1,157 @@
+"""Child and parents on the probes: importance by layer, losses, short answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.health.function_rules import (
+    answer_findings,
+    importance_findings,
+    perplexity_findings,
+)
+from mergekit_darwin.health.schema import Answer, Finding, Measured, finding
+from mergekit_darwin.health.speech import answer_prompts, prompts_of
+from mergekit_darwin.health.thresholds import Severity, Thresholds
+from mergekit_darwin.importance import Progress, measure_importance
+from mergekit_darwin.probes import Probe
+from mergekit_darwin.report import ModelReport, Report
+from mergekit_darwin.weights import ProbeOptions, open_model
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the probes gave for one model: importance and loss by probe, answers.
+
+    importance: [L] cosine distances in [0, 2]; loss in nats a token.
+    """
+
+    stack: str = ""
+    importance: Mapping[str, list[float]] = field(default_factory=dict)
+    loss: Mapping[str, float] = field(default_factory=dict)
+    answers: tuple[Answer, ...] = ()
+
+
+def probe_model(
+    model: str,
+    role: str,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
+    progress: Progress | None = None,
+) -> Probed:
+    """Return importance, losses and answers of a model.
+
+    Answers are left out where the model is streamed. Raises DarwinError if it cannot
+    be probed, NaN among its results included.
+    """
+    measured = measure_importance(model, probes, options, progress)
+    return Probed(
+        measured.stack,
+        measured.distances,
+        {name: row.full for name, row in measured.loss.items()},
+        tuple(_answers(model, role, probes, options)),
+    )
+
+
+def _answers(
+    model: str, role: str, probes: Sequence[Probe], options: ProbeOptions
+) -> list[Answer]:
+    if options.stream:
+        LOG.info("%s: no short answers, as its weights are streamed", model)
+        return []
+    opened = open_model(model, options)
+    return answer_prompts(opened.model, opened.tokenizer, prompts_of(probes), role)
+
+
+def known_parent(
+    known: ModelReport,
+    model: str,
+    role: str,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
+) -> Probed:
+    """Return what an MDS report holds of one parent, and that parent's answers."""
+    loss = {name: row.full for name, row in known.probe_loss.items()}
+    answers = tuple(_answers(model, role, probes, options))
+    return Probed(known.stack, dict(known.probes), loss, answers)
+
+
+def probe_family(
+    models: Mapping[str, str],
+    report: Report | None,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
+    progress: Progress | None = None,
+) -> tuple[dict[str, Probed], list[Finding]]:
+    """Return the probes of father, mother and child (by role), and what went wrong.
+
+    models are by role. Parents that cannot be probed are a note, and then nothing is
+    compared; a child that cannot, where its parents can, is an error.
+    """
+    known = {"father": report.father, "mother": report.mother} if report else {}
+    probed: dict[str, Probed] = {}
+    for role in ("father", "mother", "child"):
+        model = models[role]
+        LOG.info("probing %s: %s", role, model)
+        try:
+            if role in known and known[role].probes:
+                probed[role] = known_parent(known[role], model, role, probes, options)
+            else:
+                probed[role] = probe_model(model, role, probes, options, progress)
+        except DarwinError as error:
+            severity: Severity = "error" if role == "child" else "note"
+            words = f"{role}: {error.message}"
+            return {}, [finding("probes", severity, words, "a model that runs")]
+    return probed, []
+
+
+def measured(probed: Mapping[str, Probed]) -> Measured:
+    """Return the probes of all roles as health.json holds them."""
+    answers = [answer for row in probed.values() for answer in row.answers]
+    return Measured(
+        stack=probed["child"].stack if "child" in probed else "",
+        importance={role: dict(row.importance) for role, row in probed.items()},
+        loss={role: dict(row.loss) for role, row in probed.items()},
+        answers=answers,
+    )
+
+
+def probe_findings(
+    probed: Mapping[str, Probed], thresholds: Thresholds
+) -> list[Finding]:
+    """Return the findings on importance, perplexity and answers.
+
+    Importance is compared only where child and parents have as many layers.
+    """
+    if not probed:
+        return []
+    trio = [probed[role] for role in ("child", "father", "mother")]
+    found: list[Finding] = []
+    depths = {len(row) for model in trio for row in model.importance.values()}
+    if len(depths) == 1:
+        found += importance_findings(*(row.importance for row in trio), thresholds)
+    if all(row.loss.keys() == trio[0].loss.keys() for row in trio):
+        found += perplexity_findings(*(row.loss for row in trio), thresholds)
+    answers = [answer for row in trio for answer in row.answers]
+    return found + answer_findings(answers, thresholds)
+
+
+def check_probes(report: Report, probes: Sequence[Probe], where: str = "mds") -> None:
+    """Refuse a report that was made with other probes. Raises DarwinError."""
+    made = {name: row.digest for name, row in report.settings.probes.items()}
+    used = {probe.name: probe.digest for probe in probes}
+    if made != used:
+        differ = sorted(
+            name
+            for name in made.keys() | used.keys()
+            if made.get(name) != used.get(name)
+        )
+        raise DarwinError(
+            f"{where}: the child must be probed as the parents were; the probes"
+            f" {', '.join(differ)} differ. Give the --probes of that scan, or leave"
+            " --mds out to probe the parents again."
+        )

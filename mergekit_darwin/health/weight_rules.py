@@ -1,0 +1,212 @@
+"""From facts about tensors to findings: pure rules, numbers in, findings out."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from mergekit_darwin.health.course import Course
+from mergekit_darwin.health.schema import Finding, finding
+from mergekit_darwin.health.thresholds import Thresholds
+from mergekit_darwin.health.weights import TensorFacts
+from mergekit_darwin.profile import Profile
+
+_FEW = 64  # elements; fewer say nothing of precision or of duplicates; our choice
+_KINDS = 4  # tensors of a kind that make a median; our choice
+_APART = 4.0  # a child may turn this much more than the parents do; our choice
+_NAMES = {"father": "Father", "mother": "Mother", "base": "base"}
+
+
+def weight_findings(
+    facts: Sequence[TensorFacts], thresholds: Thresholds
+) -> list[Finding]:
+    """Return what is wrong with the weights, in the order of the facts.
+
+    A tensor with NaN or Inf, or a dead one, is measured no further.
+    """
+    usual = usual_distances(facts)
+    found: list[Finding] = []
+    for row in facts:
+        first = [*_broken(row), *_dead(row, thresholds)]
+        found += first
+        if not any(item.severity == "error" for item in first):
+            for rule in _RULES:
+                found += rule(row, thresholds)
+            found += _stray(row, usual.get(row.kind), thresholds)
+    return found + _duplicates(facts) + _unchanged(facts)
+
+
+def usual_distances(facts: Iterable[TensorFacts]) -> dict[str, float]:
+    """Return the median course distance of each kind with at least four tensors."""
+    rows: dict[str, list[float]] = defaultdict(list)
+    for row in facts:
+        if row.course is not None:
+            rows[row.kind].append(row.course.distance)
+    return {k: statistics.median(v) for k, v in rows.items() if len(v) >= _KINDS}
+
+
+def count_facts(facts: Sequence[TensorFacts]) -> dict[str, int]:
+    """Return how many tensors there are, and how many equal which model."""
+    held = [row for row in facts if "child" in row.shapes]
+    equal = Counter(role for row in held for role in row.equal)
+    layers = [row.layer for row in held if row.layer is not None]
+    return {
+        "tensors": len(held),
+        "changed": sum(not row.equal for row in held),
+        **{f"equal_{role}": equal[role] for role in _NAMES},
+        "elements": sum(math.prod(row.shapes["child"]) for row in held),
+        "nan": sum(row.child.nan for row in held if row.child),
+        "inf": sum(row.child.inf for row in held if row.child),
+        "layers": max(layers) + 1 if layers else 0,
+    }
+
+
+def _of(row: TensorFacts, rule: str, severity: str, found: object, expected: object):  # type: ignore[no-untyped-def]
+    return finding(
+        rule,
+        severity,  # type: ignore[arg-type]
+        found,  # type: ignore[arg-type]
+        expected,  # type: ignore[arg-type]
+        layer=row.layer,
+        tensor=row.name,
+    )
+
+
+def _parents(row: TensorFacts) -> list[Profile]:
+    return [profile for profile in (row.father, row.mother) if profile is not None]
+
+
+def _broken(row: TensorFacts) -> Iterable[Finding]:
+    if row.child is None:
+        return
+    for rule in ("nan", "inf"):
+        count = getattr(row.child, rule)
+        if count:
+            ours = any(getattr(profile, rule) for profile in _parents(row))
+            yield _of(row, rule, "error", count, "0 (a parent has them)" if ours else 0)
+
+
+def _dead(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
+    child, parents = row.child, _parents(row)
+    if child is None or child.nan or child.inf or not parents or child.numel < 2:
+        return
+    if child.max_abs == 0.0:
+        if all(profile.max_abs > 0.0 for profile in parents):
+            yield _of(row, "dead_tensor", "error", "all zero", "as the parents")
+    elif child.std == 0.0:
+        if all(profile.std > 0.0 for profile in parents):
+            yield _of(row, "dead_tensor", "error", "constant", "as the parents")
+    else:
+        share = child.zeros / child.numel
+        most = max(profile.zeros / max(1, profile.numel) for profile in parents)
+        if share > thresholds.zeros + most:
+            yield _of(row, "zeros", "warning", share, f"at most {most:.3g}")
+
+
+def _range(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
+    """Norm of every tensor; std of matrices, as a norm's weights vary by chance."""
+    if row.child is None or len(_parents(row)) < 2:
+        return
+    low, high = thresholds.norm_low, thresholds.norm_high
+    expected = f"{low:g} to {high:g}"
+    rules = ["norm", "std"] if len(row.shapes["child"]) > 1 else ["norm"]
+    for rule in rules:
+        value = getattr(row.child, rule)
+        sizes = [getattr(profile, rule) for profile in _parents(row)]
+        if min(sizes) <= 0.0:
+            continue
+        if value > high * max(sizes):
+            yield _of(row, f"{rule}_range", "warning", value / max(sizes), expected)
+        elif value < low * min(sizes):
+            yield _of(row, f"{rule}_range", "warning", value / min(sizes), expected)
+
+
+def _coarse(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
+    if row.child is None or row.child.numel < _FEW or len(row.unused_bits) < 3:
+        return
+    kept = max(row.unused_bits["father"], row.unused_bits["mother"])
+    if row.unused_bits["child"] - kept >= max(1.0, thresholds.coarse_bits):
+        yield _of(row, "coarse", "error", row.unused_bits["child"], kept)
+
+
+def _shape(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
+    """A child may differ only where the parents differ (another vocabulary)."""
+    shapes = row.shapes
+    if {"child", "father", "mother"} <= set(shapes):
+        wanted = {shapes["father"], shapes["mother"]}
+        if len(wanted) == 1 and shapes["child"] not in wanted:
+            yield _of(row, "shape", "warning", str(shapes["child"]), str(*wanted))
+
+
+def _turned(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
+    course = row.course
+    if course is None:
+        return
+    most = max(thresholds.turned, _APART * course.apart)
+    if course.turned > most:
+        yield _of(row, "turned", "error", course.turned, f"at most {most:.3g}")
+
+
+_RULES: tuple[Callable[[TensorFacts, Thresholds], Iterable[Finding]], ...] = (
+    _range,
+    _coarse,
+    _shape,
+    _turned,
+)
+
+
+def _stray(
+    row: TensorFacts, usual: float | None, thresholds: Thresholds
+) -> Iterable[Finding]:
+    """Far from the parents' plane: by itself, or among the tensors of its kind."""
+    course = row.course
+    if course is None:
+        return
+    most = _most_distance(course, usual, thresholds)
+    if course.distance > most and (not course.based or course.calm > thresholds.calm):
+        yield _of(row, "stray", "error", course.distance, f"at most {most:.3g}")
+
+
+def _most_distance(
+    course: Course, usual: float | None, thresholds: Thresholds
+) -> float:
+    absolute = thresholds.stray if course.based else thresholds.stray_blind
+    if usual is None:
+        return absolute
+    floor = thresholds.stray_floor if course.based else thresholds.stray
+    return min(absolute, max(floor, thresholds.stray_outlier * usual))
+
+
+def _duplicates(facts: Sequence[TensorFacts]) -> list[Finding]:
+    """Layers of the child with one profile, to the last digit, where no parent has."""
+    seen: dict[tuple[str, Profile], TensorFacts] = {}
+    found = []
+    for row in facts:
+        if row.layer is None or row.child is None or row.child.numel < _FEW:
+            continue
+        if not _parents(row):  # a layer that no parent has may be meant as a copy
+            continue
+        if row.child.std == 0.0 or row.child.nan or row.child.inf:
+            continue
+        first = seen.setdefault((row.kind, row.child), row)
+        alike = first.father == row.father or first.mother == row.mother
+        if first is not row and not alike:
+            words = f"the same as layer {first.layer}"
+            found.append(_of(row, "duplicate", "error", words, "a layer of its own"))
+    return found
+
+
+def _unchanged(facts: Sequence[TensorFacts]) -> list[Finding]:
+    """A child all of whose tensors are one model's: nothing was merged."""
+    held = [row for row in facts if "child" in row.shapes]
+    found = []
+    pairs = [row for row in held if row.father is not None and row.mother is not None]
+    if pairs and all(row.father == row.mother for row in pairs):
+        found.append(finding("parents_identical", "warning", 0, "more than 0"))
+    for role, name in _NAMES.items():
+        if held and all(role in row.equal for row in held):
+            words = f"all {len(held)} tensors equal {name}'s"
+            found.append(finding("nothing_changed", "error", words, "some that differ"))
+    return found
