@@ -9,6 +9,7 @@ agreeing deltas are added, not averaged, unless `normalize`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from mergekit_darwin.masks import (
     page_keys,
     threshold,
 )
+from mergekit_darwin.threads import over_pages
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,33 @@ def merge_three(
     factors = _factors(blend)
     flat = [t.detach().reshape(-1) for t in (base, father, mother)]
     out = torch.empty_like(flat[0], memory_format=torch.contiguous_format)
-    pages = -(-out.numel() // PAGE)
-    keys = page_keys(blend.seed, blend.name, 0, pages) if factors.hashed else []
-    work = _Workspace(min(out.numel(), PAGE), out)
-    for page in range(pages):
-        here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
-        start, delta_a, delta_b = work.load(*(t[here] for t in flat))
-        key = keys[page] if keys else None
-        merged = _merge_deltas(delta_a, delta_b, blend, factors, key, work)
-        torch.add(start, merged, alpha=blend.lambda_, out=merged)
-        out[here].copy_(merged)
+    keys = _keys(blend, out.numel()) if factors.hashed else []
+
+    def work(pages: Iterator[int]) -> None:
+        space = _Workspace(min(out.numel(), PAGE), out)
+        for page in pages:
+            here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
+            start, delta_a, delta_b = space.load(*(t[here] for t in flat))
+            key = keys[page] if keys else None
+            merged = _merge_deltas(delta_a, delta_b, blend, factors, key, space)
+            torch.add(start, merged, alpha=blend.lambda_, out=merged)
+            out[here].copy_(merged)
+
+    _over(out, work)
     return out.reshape(base.shape)
+
+
+def _keys(blend: Blend, count: int) -> list[tuple[int, int]]:
+    return page_keys(blend.seed, blend.name, 0, -(-count // PAGE))
+
+
+def _over(out: torch.Tensor, work: Callable[[Iterator[int]], None]) -> None:
+    """Run work over the pages of out: on torch's threads, or in order on a device."""
+    pages = -(-out.numel() // PAGE)
+    if out.device.type == "cpu":
+        over_pages(pages, work)
+    else:
+        work(iter(range(pages)))
 
 
 def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch.Tensor:
@@ -101,24 +119,28 @@ def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch
     factors = _factors(blend)
     flat = [t.detach().reshape(-1) for t in (father, mother)]
     out = torch.empty_like(flat[0], memory_format=torch.contiguous_format)
-    pages = -(-out.numel() // PAGE)
     hashed = factors.steps_b < STEPS
-    keys = page_keys(blend.seed, blend.name, 0, pages) if hashed else []
-    work = _Workspace(min(out.numel(), PAGE), out)
-    taken = blend.lambda_ * (1.0 if blend.normalize else factors.mother)
+    keys = _keys(blend, out.numel()) if hashed else []
+    taken = blend.lambda_ * factors.mother
     if blend.normalize and blend.ratio > 0.0:
-        taken = blend.lambda_ * factors.mother / blend.ratio
+        taken /= blend.ratio
+    taken *= blend.weight
     plain = blend.lambda_ * (1.0 - blend.weight) * blend.ratio
-    for page in range(pages):
-        here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
-        start, delta = work.load(flat[0][here], flat[1][here])
-        if hashed:
-            keep = work.mask_mother(keys[page], factors.steps_b, delta.numel())
-            keep.mul_(blend.weight * taken).add_(plain)
-            delta.mul_(keep).add_(start)
-        else:
-            torch.add(start, delta, alpha=blend.weight * taken + plain, out=delta)
-        out[here].copy_(delta)
+
+    def work(pages: Iterator[int]) -> None:
+        space = _Workspace(min(out.numel(), PAGE), out)
+        for page in pages:
+            here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
+            start, delta = space.load(flat[0][here], flat[1][here])
+            if hashed:
+                keep = space.mask_mother(keys[page], factors.steps_b, delta.numel())
+                keep.mul_(taken).add_(plain)
+                delta.mul_(keep).add_(start)
+            else:
+                torch.add(start, delta, alpha=taken + plain, out=delta)
+            out[here].copy_(delta)
+
+    _over(out, work)
     return out.reshape(father.shape)
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 
 # Lower layers first; a module may import only what stands in earlier rows or its own.
 LAYERS = (
-    {"errors", "host", "_autoload", "masks"},
+    {"errors", "host", "_autoload", "masks", "threads"},
     {"sites", "genome", "profile", "kernel"},
     {"report"},
     {"ratios"},
