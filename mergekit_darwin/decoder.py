@@ -257,8 +257,9 @@ def finish(
 ) -> tuple[Tensor, Tensor]:
     """Return the final hidden states [B, T, D] and each completion token's loss [N].
 
-    hidden is what the last layer gives; with None the model's own layers run. Final hidden states are what the LM head reads,
-    after the last norm; losses are in nats, float32 or wider.
+    hidden is what the last layer gives; with None the model's own layers run. Final
+    hidden states are what the LM head reads, after the last norm; losses are in nats,
+    float32 or wider.
     """
     head = decoder.source.model.get_output_embeddings()  # type: ignore[operator]
     if head is None:

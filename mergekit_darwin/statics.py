@@ -1,4 +1,4 @@
-"""Static profiles of all tensors of some models, and of their task vectors, in one pass."""
+"""Static profiles of all tensors of some models and their task vectors, in one pass."""
 
 from __future__ import annotations
 
