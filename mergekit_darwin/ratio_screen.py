@@ -21,6 +21,7 @@ _NUMBERS = (
     ("ratio", "ratio"),
 )
 _ROUTES = ("father", "mother", "blend")
+_PARTS = ("attn", "ffn", "embed", "global")
 
 
 def ratio_screen(rows: Iterable[Prescription]) -> str:
@@ -104,10 +105,11 @@ def _groups(
     for row in rows:
         groups[key(row)].append(row)
     yield ""
+    width = max(32, len(title) + 2)
     heads = ("mean mri", "genes", "ratio", "Father's", "Mother's", "blended")
     columns = "".join(f"{head:>10}" for head in heads)
-    yield f"{title:32}{'tensors':>8}{columns}"
-    for label in sorted(groups, key=lambda name: f"{name:>12}"):
+    yield f"{title:{width}}{'tensors':>8}{columns}"
+    for label in sorted(groups, key=_order):
         inside = groups[label]
         counts = _routes(inside)
         means = "".join(
@@ -116,7 +118,13 @@ def _groups(
         )
         routes = "".join(f"{counts[route]:>10}" for route in _ROUTES)
         name = "-" if label is None else str(label)
-        yield f"  {name:30}{len(inside):>8}{means}{routes}"
+        yield f"  {name:{width - 2}}{len(inside):>8}{means}{routes}"
+
+
+def _order(label: Hashable) -> tuple[int, str]:
+    if isinstance(label, int):
+        return (label, "")
+    return (_PARTS.index(str(label)) if label in _PARTS else 0, str(label))
 
 
 def _mean_of(rows: list[Prescription], column: str) -> float | None:
@@ -135,15 +143,17 @@ def _routes(rows: list[Prescription]) -> dict[str, int]:
 
 
 def _spread(rows: list[Prescription]) -> Iterator[str]:
-    found = [row.mri_ratio for row in rows if row.mri_ratio is not None]
+    found = sorted(row.mri_ratio for row in rows if row.mri_ratio is not None)
     yield ""
     if not found:
         yield "mri_ratio: none; every ratio is explicit, the genes', or one model's"
         return
-    spread = max(found) - min(found)
+    spread = found[-1] - found[0]
+    edge = len(found) // 20
+    middle = found[edge : len(found) - edge]
     yield (
-        f"mri_ratio lies in [{min(found):.4f}, {max(found):.4f}], a spread of"
-        f" {spread:.4f}"
+        f"mri_ratio lies in [{found[0]:.4f}, {found[-1]:.4f}], a spread of"
+        f" {spread:.4f}; nine tenths of them in [{middle[0]:.4f}, {middle[-1]:.4f}]"
     )
     if spread < SPREAD_WARNING:
         yield (
