@@ -22,10 +22,12 @@ from pydantic import PlainValidator
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel import Blend, merge_three, merge_two
-from mergekit_darwin.profile import Profile, profile_pair
+from mergekit_darwin.options import GENES, OPTIONS, value_type
+from mergekit_darwin.profile import profile_pair
 from mergekit_darwin.ratios import Prescription, Scores, prescribe, published_scores
-from mergekit_darwin.settings import GENES, OPTIONS, Settings, settle, value_type
+from mergekit_darwin.settings import Settings, settle
 from mergekit_darwin.sites import site_of
+from mergekit_darwin.soundness import check_child, refuse_unsound
 
 LOG = logging.getLogger("mergekit_darwin")
 NAME = "darwin_v6"
@@ -115,8 +117,7 @@ class DarwinV6(GroupMergeMethod):
             return trio["survivor"].clone()
         base, father, mother = trio["base"], trio["father"], trio["mother"]
         child = _apply(row, settings, base, father, mother)
-        if not _finite(child):
-            _blame(row.name, {"base": base, "Father": father, "Mother": mother})
+        check_child(row.name, child, {"Father": father, "Mother": mother, "base": base})
         if plan is not None:
             plan.record(row, parent=_equal_parent(row, child, father, mother, plan))
         return child
@@ -226,16 +227,6 @@ def _measured(name: str, father: torch.Tensor, mother: torch.Tensor) -> Scores:
     return published_scores(*profiles)
 
 
-def refuse_unsound(name: str, whose: str, profile: Profile) -> None:
-    """Refuse a tensor with NaN or Inf in it. Raises DarwinError naming it."""
-    if profile.nan or profile.inf:
-        raise DarwinError(
-            f"Every weight must be finite; tensor {name!r} of the {whose} has"
-            f" {profile.nan} NaN and {profile.inf} Inf among {profile.numel}."
-            " Repair or replace that checkpoint."
-        )
-
-
 def _apply(
     row: Prescription,
     settings: Settings,
@@ -263,25 +254,6 @@ def _apply(
     if base is father:
         return merge_two(father, mother, blend)
     return merge_three(base, father, mother, blend)
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
-
-
-def _blame(name: str, inputs: dict[str, torch.Tensor]) -> None:
-    """Raise DarwinError for the input that is not finite, or for an overflow."""
-    for whose, tensor in inputs.items():
-        bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
-            raise DarwinError(
-                f"Every weight must be finite; tensor {name!r} of the {whose} has"
-                f" {bad} NaN or Inf among {tensor.numel()}. Repair that checkpoint."
-            )
-    raise DarwinError(
-        f"The merged tensor {name!r} overflows {next(iter(inputs.values())).dtype}."
-        " Merge in bfloat16 or float32 (dtype), or lower lambda."
-    )
 
 
 def _equal_parent(

@@ -9,9 +9,9 @@ from mergekit.architecture.conversion import can_convert_checkpoint_keys
 
 from mergekit_darwin.checkpoints import Checkpoint, open_checkpoint
 from mergekit_darwin.errors import DarwinError, nearest, some
+from mergekit_darwin.options import LoadedReport, LoadedTable
 from mergekit_darwin.report import check_covers, check_identity
 from mergekit_darwin.run_record import Roles
-from mergekit_darwin.settings import LoadedReport, LoadedTable
 from mergekit_darwin.sites import stack_depths
 
 LOG = logging.getLogger("mergekit_darwin")

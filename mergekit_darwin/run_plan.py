@@ -14,15 +14,15 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from mergekit.architecture.base import ConfiguredModelArchitecture
+from mergekit.architecture.base import ConfiguredModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
 from mergekit.plan import MergePlanner
 from pydantic import TypeAdapter
 
 from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.options import check_names, value_type
 from mergekit_darwin.run_checks import check_models, check_report, check_table
 from mergekit_darwin.run_record import Roles, RunPlan
-from mergekit_darwin.settings import check_names, value_type
 from mergekit_darwin.sites import stack_depths
 
 _FRAMES = 24  # how far up the planner may stand from a parameter's validator
@@ -82,17 +82,24 @@ def _make_plan(planner: MergePlanner, out_path: str | None) -> RunPlan:
     architecture = ConfiguredModelArchitecture(
         info=planner.arch_info, config=planner.out_model_config
     )
-    weights = architecture.all_weights()
-    names = [weight.name for weight in weights]
+    names = [weight.name for weight in architecture.all_weights()]
     plan = RunPlan(roles, stack_depths(names), out_path)
     resizes = (
         bool(config.tokenizer or config.tokenizer_source)
         or planner.options.unsafe_truncate_embeddings
     )
     for trio in sorted(roles, key=str):
-        check_models(trio, weights, resizes=resizes)
+        check_models(trio, _own_weights(planner, trio[1]), resizes=resizes)
         _check_files(config.parameters or {}, trio, names)
     return plan
+
+
+def _own_weights(planner: MergePlanner, model: ModelReference) -> list[WeightInfo]:
+    """Return the weights a model itself must have; slices may write more layers."""
+    trust = planner.options.trust_remote_code
+    return ConfiguredModelArchitecture(
+        info=planner.arch_info, config=model.config(trust_remote_code=trust)
+    ).all_weights()
 
 
 def _check_files(settings: Mapping[str, Any], trio: Roles, names: list[str]) -> None:

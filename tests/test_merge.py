@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from mergekit_darwin.checkpoints import model_loads, open_checkpoint
 from mergekit_darwin.genome import genome_json, make_genome
 from mergekit_darwin.kernel import Blend, merge_three
+from mergekit_darwin.options import OPTIONS, PARAMETERS
 from mergekit_darwin.profile import profile_tensor
 from mergekit_darwin.ratios import published_scores
 from mergekit_darwin.report import (
@@ -28,7 +29,7 @@ from mergekit_darwin.report import (
     Settings,
     TensorStatistics,
 )
-from mergekit_darwin.settings import OPTIONS, PARAMETERS, settle
+from mergekit_darwin.settings import settle
 from tests.merging import PUBLISHED, darwin, differing, merge, record, tensors
 
 Q1 = "model.layers.1.self_attn.q_proj.weight"
