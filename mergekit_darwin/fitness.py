@@ -104,11 +104,9 @@ def load_exams(
     heldout is a share of every task's items, or tasks of its own. limit keeps the
     first items of each searched task. Raises DarwinError for an unknown task or metric.
     """
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=list(include_path))
     names = [task.name for task in tasks]
     apart = [] if isinstance(heldout, float) else list(heldout)
+    manager = _manager(include_path, [*names, *(task.name for task in apart)])
     loaded = _load(manager, names, num_fewshot)
     other = _load(manager, [task.name for task in apart], num_fewshot)
     search, held = [], []
@@ -131,19 +129,37 @@ def load_exams(
     )
 
 
+def _manager(include_path: Sequence[str], names: Sequence[str]) -> Any:
+    """Return a task manager; the harness's own thousands only if they are needed."""
+    from lm_eval.tasks import TaskManager
+
+    folders = list(include_path)
+    with _quiet():
+        if folders:
+            local = TaskManager(include_path=folders, include_defaults=False)
+            if all(_is_file(name) or name in local.all_tasks for name in names):
+                return local
+        return TaskManager(include_path=folders)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
 def _load(manager: Any, names: Sequence[str], shots: int | None) -> dict[str, Any]:
     """Return {"objects": {leaf: task}, "leaves": {name: [leaf, ...]}}."""
     objects: dict[str, Any] = {}
     leaves: dict[str, list[str]] = {}
     for name in names:
-        if name not in manager.all_tasks and not name.endswith((".yaml", ".yml")):
+        if name not in manager.all_tasks and not _is_file(name):
             raise DarwinError(
                 f"tasks: lm-evaluation-harness knows no task {name!r}."
                 f"{nearest(name, manager.all_tasks)} Folders of task YAMLs go into"
                 " include_path."
             )
         try:
-            found = manager.load([name])["tasks"]
+            with _quiet():
+                found = manager.load([name])["tasks"]
         except Exception as error:
             raise DarwinError(
                 f"tasks: {name!r} cannot be loaded ({_first_line(error)})."

@@ -170,11 +170,10 @@ def _noise(exam: Exam, lines: Sequence[Evaluation]) -> float:
 
 
 def _scan(run: Run, worker: Any) -> Report:
-    """Return the scan in RUN/mds, made now if it is not there whole."""
-    folder = run.folder / "mds"
-    if (folder / "mds.json").exists():
-        return read_report(folder)
-    return scan_parents(run.config, run.exams["search"], worker, folder)
+    """Return the scan in RUN/mds; what is finished there is not measured again."""
+    return scan_parents(
+        run.config, run.exams["search"], worker, run.folder / "mds"
+    )
 
 
 def task_probes(config: EvolveConfig, exam: Exam, worker: Any) -> list[Any]:
@@ -200,7 +199,8 @@ def scan_parents(
     config: EvolveConfig, exam: Exam, worker: Any, folder: Path
 ) -> Report:
     """Scan both parents into a folder with `task_probes`."""
-    from mergekit_darwin.scan import ProbeOptions, scan
+    from mergekit_darwin.scan import scan
+    from mergekit_darwin.weights import ProbeOptions
 
     return scan(
         config.father,
@@ -208,7 +208,11 @@ def scan_parents(
         config.third_base,
         out=folder,
         probes=task_probes(config, exam, worker),
-        options=ProbeOptions(device=worker.bench.device),
+        options=ProbeOptions(
+            device=worker.bench.device,
+            trust_remote_code=worker.bench.trust_remote_code,
+        ),
+        progress=worker.bench.progress,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def evolve(
             batch_size=options.batch_size,
             in_memory=options.in_memory,
             trust_remote_code=options.trust_remote_code,
+            progress=not options.quiet,
         )
         worker = Worker(bench)
         _say_items(worker)
@@ -202,12 +204,10 @@ def _say_end(table: Comparison) -> None:
         LOG.info(line)
 
 
-def go_on_hint(config_path: str, folder: Path) -> str:
-    """Return how to continue a run that was stopped."""
-    return (
-        f"Stopped; everything measured is in {folder}. Go on with:"
-        f" mergekit-darwin-evolve {config_path} --storage-path {folder}"
-    )
+def go_on_hint(arguments: Sequence[str]) -> str:
+    """Return how to continue a run that was stopped, from its command's arguments."""
+    command = shlex.join(["mergekit-darwin-evolve", *arguments])
+    return f"Stopped; everything measured is written down. Go on with:\n  {command}"
 
 
 def with_overrides(config: EvolveConfig, **search: Any) -> EvolveConfig:

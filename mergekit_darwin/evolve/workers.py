@@ -61,6 +61,7 @@ class Bench:
     batch_size: str = "64"
     in_memory: bool = False
     trust_remote_code: bool = False
+    progress: bool = True
     merge_options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -1,0 +1,171 @@
+"""mergekit-darwin-evolve: breed a child of two models, from a YAML, resumable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergekit_darwin.cli.common import setup_logging, verbosity
+
+_INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
+_BAD_HEALTH = 3
+
+
+@click.command("mergekit-darwin-evolve")
+@click.argument("config", metavar="EVOLVE.yml", type=click.Path(exists=True))
+@click.option(
+    "--storage-path",
+    type=click.Path(file_okay=False),
+    required=True,
+    help="Folder of the run: log, report, final model. Given again, the run goes on.",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(file_okay=False),
+    help="Folder for candidates, deleted one by one (a RAM disk, say)."
+    "  [default: STORAGE_PATH/scratch]",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["serial", "ray"]),
+    default="serial",
+    show_default=True,
+    help="Measure here, or by Ray actors; the result is the same.",
+)
+@click.option(
+    "--num-workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Ray actors.",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="GPUs that each Ray actor asks for.",
+)
+@click.option(
+    "--in-memory/--no-in-memory",
+    default=False,
+    show_default=True,
+    help="Merge into a loaded model instead of over the disk.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="Merge and measure on it."
+)
+@click.option(
+    "--eval-dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Type to measure in; auto: float32 on a CPU, else the files' own.",
+)
+@click.option(
+    "--batch-size", default="64", show_default=True, help="Of measuring; auto too."
+)
+@click.option("--num-threads", type=click.IntRange(1), help="CPU threads of torch.")
+@click.option(
+    "--random-search/--no-random-search",
+    default=False,
+    show_default=True,
+    help="Measure as many random genomes as well, for comparison.",
+)
+@click.option("--random-seed", type=click.IntRange(1), help="In place of search.seed.")
+@click.option(
+    "--max-evaluations",
+    type=click.IntRange(1),
+    help="In place of search.max_evaluations.",
+)
+@click.option(
+    "--allow-benchmark-tasks",
+    is_flag=True,
+    help="Search on public benchmarks' items; the report will say so.",
+)
+@click.option(
+    "--trust-remote-code/--no-trust-remote-code",
+    default=False,
+    show_default=True,
+    help="Trust remote code from model repositories (danger).",
+)
+@click.option("--wandb", is_flag=True, help="Log to Weights & Biases.")
+@click.option(
+    "--wandb-project",
+    default="mergekit-darwin",
+    show_default=True,
+    help="Project to log to.",
+)
+@verbosity
+def main(config: str, verbose: int, quiet: bool, **options: Any) -> None:
+    """Breed a child of two models: scan, search, merge, check, and compare.
+
+    EVOLVE.yml names the parents, their base and the lm-evaluation-harness tasks. What
+    is found lies in the storage path: report.md, best.yml, final_model/ and the log of
+    every evaluation. Started again with the same arguments, a run that was stopped
+    goes on where it was. Exit code 3: finished, but the child is unhealthy.
+    """
+    _speak(verbose, quiet)
+    if options["num_threads"]:
+        import torch
+
+        torch.set_num_threads(options["num_threads"])
+    sys.exit(_run(config, quiet, options))
+
+
+def _speak(verbose: int, quiet: bool) -> None:
+    """Set up logging; the console keeps its level while log.txt gets everything."""
+    import logging
+
+    setup_logging(verbose, quiet)
+    level = logging.getLogger("mergekit_darwin").level
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)
+
+
+def _run(config_path: str, quiet: bool, given: dict[str, Any]) -> int:
+    from mergekit_darwin.evolve.config import read_config
+    from mergekit_darwin.evolve.context import Interrupted
+    from mergekit_darwin.evolve.run import evolve, go_on_hint, with_overrides
+
+    config = with_overrides(
+        read_config(config_path),
+        seed=given["random_seed"],
+        max_evaluations=given["max_evaluations"],
+    )
+    folder = Path(given["storage_path"])
+    try:
+        finished = evolve(config, folder, _options(given, quiet))
+    except (Interrupted, KeyboardInterrupt):
+        click.echo(go_on_hint(sys.argv[1:]), err=True)
+        return _INTERRUPTED
+    click.echo((finished.folder / "report.md").as_posix())
+    bad = finished.health is not None and finished.health.verdict == "unhealthy"
+    return _BAD_HEALTH if bad else 0
+
+
+def _options(given: dict[str, Any], quiet: bool) -> Any:
+    from mergekit_darwin.evolve.run import RunOptions
+
+    return RunOptions(
+        scratch=given["scratch"],
+        strategy=given["strategy"],
+        workers=given["num_workers"],
+        gpus_per_worker=given["gpus_per_worker"],
+        device=given["device"],
+        eval_dtype=given["eval_dtype"],
+        batch_size=given["batch_size"],
+        in_memory=given["in_memory"],
+        trust_remote_code=given["trust_remote_code"],
+        random_search=given["random_search"],
+        allow_benchmarks=given["allow_benchmark_tasks"],
+        quiet=quiet,
+        wandb=given["wandb_project"] if given["wandb"] else None,
+    )
+
+
+if __name__ == "__main__":
+    main()
