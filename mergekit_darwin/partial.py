@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Partial:
         """Give a function that files one tensor's row at once."""
         file = self._file("tensors", key)
         known = self.rows(key)
-        with _writing(self.folder):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             text = "".join(_line(row) for row in known.values())
             _replace(file, text)
@@ -59,15 +59,15 @@ class Partial:
 
     def write(self, kind: str, key: Mapping[str, object], content: Any) -> None:
         """File a JSON value; it appears whole or not at all."""
-        with _writing(self.folder):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _replace(self._file(kind, key), json.dumps(content, allow_nan=False))
 
-    def publish(self, files: Mapping[str, Path]) -> None:
+    def publish(self, files: Sequence[str]) -> None:
         """Move finished files to the folder above, in order, and remove this one."""
-        with _writing(self.folder):
-            for name, file in files.items():
-                os.replace(file, self.folder.parent / name)
+        with writing(self.folder):
+            for name in files:
+                os.replace(self.folder / name, self.folder.parent / name)
             shutil.rmtree(self.folder)
 
     def _file(self, kind: str, key: Mapping[str, object]) -> Path:
@@ -89,7 +89,7 @@ def importance_of(content: Mapping[str, Any]) -> Importance:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turn a full disk or a folder without access into an error for people."""
     try:
         yield

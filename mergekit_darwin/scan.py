@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ from tqdm import tqdm
 from mergekit_darwin import __version__
 from mergekit_darwin.attribution import measure_gains
 from mergekit_darwin.checkpoints import Checkpoint, model_loads, open_checkpoint
-from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.errors import some
 from mergekit_darwin.importance import Importance, ProbeOptions, measure_importance
-from mergekit_darwin.partial import Partial, importance_json, importance_of
+from mergekit_darwin.partial import Partial, importance_json, importance_of, writing
 from mergekit_darwin.probes import Probe
 from mergekit_darwin.report import (
     ModelReport,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 Gains = dict[str, dict[str, float]]
+Draw = Callable[[Report, Path], list[str]]  # draws into a folder, returns file names
 
 
 def scan(
@@ -47,10 +48,11 @@ def scan(
     options: ProbeOptions,
     merge_options: MergeOptions | None = None,
     progress: bool = True,
+    draw: Draw | None = None,
 ) -> Report:
     """Scan two parents into the folder out and return the report written there.
 
-    Writes mds.json, mds.png and, with a base, gains.png. Without probes only the
+    Writes mds.json and the pictures of draw (plots.scan.draw). Without probes only the
     static profiles are measured. What was finished before a stop is used again; a
     finished report of the same parents and settings is returned as it is. Raises
     DarwinError, leaving no report behind, for whatever the user can repair.
@@ -71,7 +73,7 @@ def scan(
     found = _functional(names, models, probes, settings, options, partial, progress)
     gains = _gains(names, models, probes, settings, options, partial, progress)
     report = _report(names, models, settings, rows, found, gains)
-    _publish(report, partial)
+    _publish(report, partial, draw)
     return report
 
 
@@ -271,23 +273,12 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _publish(report: Report, partial: Partial) -> None:
+def _publish(report: Report, partial: Partial, draw: Draw | None) -> None:
     """Write report and pictures aside, then move them into place, the report last."""
-    from mergekit_darwin.plots.scan import draw_gains, draw_scan
-
     folder = partial.folder
-    files: dict[str, Path] = {}
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, draw in (("mds.png", draw_scan), ("gains.png", draw_gains)):
-            if name != "gains.png" or report.father.gain:
-                draw(report, folder / name)
-                files[name] = folder / name
+        pictures = draw(report, folder) if draw is not None else []
         text = report.model_dump_json(indent=1) + "\n"
         (folder / "mds.json").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DarwinError(
-            f"The report cannot be written to {folder.parent} ({error.strerror})."
-            " Make room and run the same command again."
-        ) from None
-    partial.publish({**files, "mds.json": folder / "mds.json"})
+    partial.publish([*pictures, "mds.json"])

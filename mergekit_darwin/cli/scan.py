@@ -65,6 +65,7 @@ def main(
     FATHER and MOTHER are folders or names on the hub, as in a merge configuration.
     Stopped and started again with the same words, the scan goes on where it was.
     """
+    from mergekit_darwin.plots.scan import draw
     from mergekit_darwin.probes import read_probes, standard_probes
     from mergekit_darwin.scan import ProbeOptions, scan, screen
 
@@ -78,6 +79,7 @@ def main(
         probes=[] if no_probes else chosen,
         options=ProbeOptions(**options),
         progress=not quiet,
+        draw=draw,
     )
     if as_json:
         click.echo(report.model_dump_json(indent=1))

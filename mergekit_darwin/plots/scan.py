@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mergekit_darwin.report import ModelReport, Report
 from mergekit_darwin.screen import layer_ratios
@@ -18,6 +19,15 @@ from mergekit_darwin.sites import site_of
 
 _FATHER, _MOTHER = "#2166ac", "#b2182b"  # the ends of the map RdBu_r
 Grid = npt.NDArray[np.float64]
+
+
+def draw(report: Report, folder: Path) -> list[str]:
+    """Write mds.png and, if the report has gains, gains.png; returns their names."""
+    draw_scan(report, folder / "mds.png")
+    if not report.father.gain:
+        return ["mds.png"]
+    draw_gains(report, folder / "gains.png")
+    return ["mds.png", "gains.png"]
 
 
 def draw_scan(report: Report, file: Path) -> None:
@@ -138,6 +148,7 @@ def _ratio_panel(axes: Axes, deviation: Grid, depth: int) -> None:
     axes.set_ylim(depth - 0.5, -0.5)
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.set_yticks(range(0, depth, _step(depth)))
+    axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
     axes.set_title("mri_ratio - 0.5")
     axes.set_xlabel("← Father      Mother →")
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)
