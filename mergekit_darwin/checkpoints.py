@@ -19,6 +19,7 @@ from mergekit.architecture import get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.config import InputModelDefinition, MergeConfiguration
 from mergekit.io.tasks import GatherTensors, LoaderCache, LoadTensor, SaveTensor
+from mergekit.merge import _model_out_config
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
@@ -163,12 +164,10 @@ def planned_tasks(
     options = options or MergeOptions()
     LoaderCache().setup(options)
     architecture = get_architecture_info(config, options)
-    first = config.base_model or config.referenced_models()[0]
+    # run_merge's own config of the child: slices may change the number of layers
+    child = _model_out_config(config, architecture, options.trust_remote_code)
     planner = MergePlanner(
-        config,
-        architecture,
-        options=options,
-        out_model_config=first.config(trust_remote_code=options.trust_remote_code),
+        config, architecture, options=options, out_model_config=child
     )
     # plan_in_memory fails its own validation under pydantic 2.14; nothing is written
     tasks = planner.plan_to_disk("unused")
