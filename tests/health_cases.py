@@ -99,7 +99,7 @@ def merge(config: dict, out: Path) -> Path:
     run_merge(
         MergeConfiguration.model_validate(config),
         str(out),
-        options=MergeOptions(copy_tokenizer=True, quiet=True),
+        options=MergeOptions(copy_tokenizer=True, quiet=True, random_seed=1),
         config_source=text,
     )
     return out

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 from tqdm import tqdm
-from transformers import PretrainedConfig
 
-from mergekit_darwin.checkpoints import (
-    Checkpoint,
-    model_loads,
-    open_checkpoint,
-    parse_model,
-)
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.checkpoints import Checkpoint, model_loads
 from mergekit_darwin.health import files
+from mergekit_darwin.health.family import Family, open_family
 from mergekit_darwin.health.output import write_health
 from mergekit_darwin.health.probing import (
     check_probes,
@@ -28,52 +21,16 @@ from mergekit_darwin.health.probing import (
     probe_family,
     probe_findings,
 )
-from mergekit_darwin.health.recipe import (
-    Recipe,
-    Verify,
-    check_places,
-    looks_local,
-    read_recipe,
-    recipe_findings,
-)
+from mergekit_darwin.health.recipe import Verify, recipe_findings
 from mergekit_darwin.health.schema import Finding, Health, verdict_of
 from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
-from mergekit_darwin.health.weights import (
-    TensorFacts,
-    forget,
-    same_bits,
-    stream_facts,
-)
+from mergekit_darwin.health.weights import TensorFacts, same_bits, stream_facts
 from mergekit_darwin.importance import Progress
 from mergekit_darwin.probes import Probe, standard_probes
 from mergekit_darwin.report import Report, check_identity
 from mergekit_darwin.weights import ProbeOptions, merge_options
-
-LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Family:
-    """The models of one check: names and opened checkpoints by role, configs."""
-
-    names: dict[str, str]
-    checkpoints: dict[str, Checkpoint]
-    configs: dict[str, PretrainedConfig]
-    recipe: Recipe | None
-
-    @property
-    def parents(self) -> list[Checkpoint]:
-        return [self.checkpoints["father"], self.checkpoints["mother"]]
-
-    @property
-    def same_depth(self) -> bool:
-        depths = {
-            getattr(config.get_text_config(), "num_hidden_layers", None)
-            for config in self.configs.values()
-        }
-        return len(depths) == 1
 
 
 def check(
@@ -88,6 +45,7 @@ def check(
     thresholds: Thresholds | None = None,
     verify: Verify = "sample",
     probes: Sequence[Probe] | None = None,
+    progress: bool = False,
 ) -> Health:
     """Return the health of a merged model, seen against its parents.
 
@@ -95,34 +53,22 @@ def check(
     mergekit_config.yml. With a report the parents' probes are taken from it. probes
     None means the standard ones, an empty list none at all. verify merges tensors of a
     darwin_v6 child again (sample: eight) and compares bits. With out, health.json and
-    health.png are written into that folder. Raises DarwinError if a model cannot be
-    opened or the parents are unknown.
+    health.png are written into that folder; progress shows bars on stderr. Raises
+    DarwinError if a model cannot be opened or the parents are unknown.
     """
     options, thresholds = options or ProbeOptions(), thresholds or Thresholds()
     probes = standard_probes() if probes is None else list(probes)
     merging = merge_options(options)
-    family = _open_family(child, father, mother, base, verify, merging)
+    family = open_family(child, father, mother, base, verify, merging)
     if report is not None:
-        digests = [parent.digest for parent in family.parents]
-        check_identity(report, digests[0], digests[1])
-        check_probes(report, probes)
-        options = replace(options, max_tokens=report.settings.tokens)
-    facts = _stream(family, merging)
-    texts = [item.prompt + item.completion for probe in probes for item in probe.items]
+        options = _fitting(report, family, probes, options)
+    facts = _stream(family, merging, progress)
+    found = _file_findings(family, merging) + weight_findings(facts, thresholds)
+    found += _tokenizer_findings(family, probes, options)
     again, verified = _verify(family, verify, merging)
-    found = [
-        *_file_findings(family, merging),
-        *weight_findings(facts, thresholds),
-        *tokenizer_findings(*_tokenizers(family, options), texts[:: len(probes) or 1]),
-        *again,
-    ]
-    with _bar("probes", "layer") as progress:
-        probed, trouble = (
-            probe_family(family.names, report, probes, options, progress)
-            if probes
-            else ({}, [])
-        )
-    found += [*trouble, *probe_findings(probed, thresholds)]
+    with _bar("probes", progress) as advance:
+        probed, trouble = probe_family(family.names, report, probes, options, advance)
+    found += [*again, *trouble, *probe_findings(probed, thresholds)]
     health = Health(
         verdict=verdict_of(found),
         child=child,
@@ -139,78 +85,40 @@ def check(
     return health
 
 
-def _open_family(
-    child: str,
-    father: str | None,
-    mother: str | None,
-    base: str | None,
-    verify: Verify,
-    options: MergeOptions,
-) -> _Family:
-    forget({"child": parse_model(child)})
-    opened = open_checkpoint(child, options)
-    recipe = read_recipe(opened.path)
-    if recipe is not None and (
-        father is None or mother is None or (recipe.ours and verify != "none")
-    ):
-        check_places(recipe)
-    names = _names(child, father, mother, base, recipe)
-    forget({role: parse_model(name) for role, name in names.items()})
-    checkpoints = {role: open_checkpoint(name, options) for role, name in names.items()}
-    configs = {
-        role: files.read_config(checkpoints[role], options)
-        for role in ("child", "father", "mother")
-    }
-    return _Family(names, checkpoints, configs, recipe)
+def _fitting(
+    report: Report, family: Family, probes: Sequence[Probe], options: ProbeOptions
+) -> ProbeOptions:
+    """Return options that probe the child as the report's parents were probed.
 
-
-def _names(
-    child: str,
-    father: str | None,
-    mother: str | None,
-    base: str | None,
-    recipe: Recipe | None,
-) -> dict[str, str]:
-    """Return the models by role, what is not given taken from the recipe."""
-    given = father is not None and mother is not None
-    father = father or (recipe.father if recipe else None)
-    mother = mother or (recipe.mother if recipe else None)
-    if father is None or mother is None:
-        lacks = "names no two parents" if recipe else "is not there"
-        raise DarwinError(
-            "The child's parents must be known; --father and --mother are not both"
-            f" given, and mergekit_config.yml in {child} {lacks}."
-            " Give --father and --mother."
-        )
-    if base is None and recipe is not None:
-        base = recipe.base or (recipe.father if recipe.ours else None)
-        if given and base and not (recipe.ours and not looks_local(base)):
-            base = base if Path(base).is_dir() else None
-    names = {"child": child, "father": father, "mother": mother}
-    return {**names, "base": base} if base else names
+    Raises DarwinError if the report is of other models, or of other probes.
+    """
+    father, mother = family.parents
+    check_identity(report, father.digest, mother.digest)
+    if not report.father.probes:
+        return options
+    check_probes(report, probes)
+    return replace(options, max_tokens=report.settings.tokens)
 
 
 @contextmanager
-def _bar(words: str, unit: str) -> Iterator[Progress]:
-    """Show progress on a terminal; give what is to be called with (done, total)."""
-    quiet = None if LOG.isEnabledFor(logging.INFO) else True
-    with tqdm(desc=words, unit=unit, disable=quiet, leave=False) as bar:
+def _bar(words: str, shown: bool) -> Iterator[Progress]:
+    """Show progress on stderr; give what is to be called with (done, total)."""
+    with tqdm(desc=words, disable=not shown, leave=False) as bar:
 
-        def progress(done: int, total: int) -> None:
+        def advance(done: int, total: int) -> None:
             bar.total = total
-            bar.n = done
-            bar.refresh()
+            bar.update(done - bar.n)
 
-        yield progress
+        yield advance
 
 
-def _stream(family: _Family, options: MergeOptions) -> list[TensorFacts]:
+def _stream(family: Family, options: MergeOptions, shown: bool) -> list[TensorFacts]:
     """Return the facts; a layer is compared only where depths are the same."""
     models: dict[str, ModelReference] = {
         role: row.reference for role, row in family.checkpoints.items()
     }
-    with _bar("weights", "tensor") as progress:
-        facts = list(stream_facts(models, options, progress))
+    with _bar("weights", shown) as advance:
+        facts = list(stream_facts(models, options, advance))
     if family.same_depth:
         return facts
     return [
@@ -221,7 +129,7 @@ def _stream(family: _Family, options: MergeOptions) -> list[TensorFacts]:
     ]
 
 
-def _file_findings(family: _Family, options: MergeOptions) -> list[Finding]:
+def _file_findings(family: Family, options: MergeOptions) -> list[Finding]:
     child, config = family.checkpoints["child"], family.configs["child"]
     found = files.name_findings(
         files.loading_info(child, options), child, family.parents
@@ -250,15 +158,19 @@ def _plain(name: str) -> dict[str, object]:
     return {"tensor": name, "aliases": None, "tied_names": None}
 
 
-def _tokenizers(family: _Family, options: ProbeOptions) -> list[object]:
-    return [
+def _tokenizer_findings(
+    family: Family, probes: Sequence[Probe], options: ProbeOptions
+) -> list[Finding]:
+    child, father, mother = (
         load_tokenizer(family.checkpoints[role], options.trust_remote_code)
         for role in ("child", "father", "mother")
-    ]
+    )
+    texts = [item.prompt + item.completion for probe in probes for item in probe.items]
+    return tokenizer_findings(child, father, mother, texts[:: max(1, len(probes))])
 
 
 def _verify(
-    family: _Family, verify: Verify, options: MergeOptions
+    family: Family, verify: Verify, options: MergeOptions
 ) -> tuple[list[Finding], int]:
     recipe = family.recipe
     if recipe is None or not recipe.ours or verify == "none":

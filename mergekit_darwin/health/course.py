@@ -21,7 +21,8 @@ class Course:
 
     distance: from the child to the plane through father, mother and base, beyond
     what rounding explains, over the size of the parents' changes (with a base the
-    two task vectors together, else mother - father). calm: mean square of that
+    two task vectors together, else mother - father). share: the same over the norm of
+    the tensor (the larger of child's and father's). calm: mean square of that
     difference over the quarter of the elements the parents change least, over its
     mean square anywhere; 1 if it has nothing to do with what the parents changed,
     near 0 for masks (DARE, TIES), which drop or scale parents' changes. turned: 1 -
@@ -30,6 +31,7 @@ class Course:
     """
 
     distance: float
+    share: float
     calm: float
     turned: float
     apart: float
@@ -62,10 +64,11 @@ def measure_course(
     rest += mix @ gram[np.ix_(directions, directions)] @ mix
     norms = _norms(gram)
     excess = max(0.0, math.sqrt(max(0.0, rest)) - rounding * max(norms[:2]))
-    scale = _scale(gram)
-    unit = max(scale, rounding * max(norms[:2]))
+    size = max(norms[:2])
+    unit = max(_scale(gram), rounding * size)
     return Course(
         distance=excess / unit if unit > 0.0 else 0.0,
+        share=excess / size if size > 0.0 else 0.0,
         calm=_calm(flat, mix),
         turned=1.0 - max(_cosine(gram, 0, other) for other in range(1, len(given))),
         apart=1.0 - _cosine(gram, 1, 2),

@@ -194,7 +194,8 @@ def dtype_findings(
     Only types of floating-point tensors count. Fewer bits than both parents have is a
     note at 16 bits, as merges are often saved so, and a warning below.
     """
-    own, found = _dtypes(child), []
+    own = _dtypes(child)
+    found: list[Finding] = []
     if not own:
         return found
     main = own.most_common(1)[0][0]

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mergekit_darwin.health.schema import Answer, Finding, finding
 from mergekit_darwin.health.thresholds import Severity, Thresholds
 
-_LARGEST = 50.0  # nats; a perplexity ratio of e^50 stays a finite number
-_MOST_DISTANCE = 2.0  # of a cosine distance
+_LARGEST = 50.0  # nats, so that a ratio stays finite; a ratio where one parent has 0
 _LOOP = 8  # tokens of an answer that a loop must fill before it counts; our choice
 
 
@@ -23,10 +22,11 @@ def importance_findings(
 
     Each argument holds [L] cosine distances by probe, for the same probes and L.
     Interference: the child's importance is above 1.5 x the larger parent's and the
-    floor. Function loss: a layer is in a parent's top quarter, and the child has less
-    than half of that parent's importance there. It is a note as long as the child has
-    half of the other parent's (it follows that one), an error where it has less than
-    a tenth of either. Source: our choice (DESIGN: health).
+    floor; a warning above 2 x, as whole task vectors added up reach 1.7 x. Function
+    loss: a layer is in a parent's top quarter, and the child has less than half of
+    that parent's importance there. It is a note as long as the child has half of the
+    other parent's (it follows that one), an error where it has less than a tenth of
+    either. Source: our choice (DESIGN: health).
     """
     found: list[Finding] = []
     for probe in child:
@@ -46,10 +46,11 @@ def _interference(
     for layer, value in enumerate(child):
         larger = max(father[layer], mother[layer])
         if value > max(thresholds.interference * larger, thresholds.interference_floor):
-            share = value / larger if larger > 0.0 else _MOST_DISTANCE
+            share = value / larger if larger > 0.0 else _LARGEST
+            bad = share > thresholds.interference_warning
             yield finding(
                 "interference",
-                "warning",
+                "warning" if bad else "note",
                 share,
                 f"at most {thresholds.interference:g}",
                 layer=layer,

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.health.schema import Answer, Finding, Health
 from mergekit_darwin.health.thresholds import RULES
 
@@ -15,6 +16,13 @@ LOG = logging.getLogger(__name__)
 
 _ROWS = 40  # findings shown to a person; the file has them all
 _ANSWER = 60  # characters of an answer shown
+
+
+def default_out(child: str, out: str | None) -> Path | None:
+    """Return where to write: out, else the child's folder, None if it is none."""
+    if out is not None:
+        return Path(out)
+    return Path(child) if Path(child).is_dir() else None
 
 
 def health_json(health: Health) -> str:
@@ -26,8 +34,15 @@ def write_health(health: Health, folder: Path) -> None:
     """Write health.json and health.png into a folder, each whole or not at all."""
     from mergekit_darwin.plots.health import save_health_plot
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".health-", dir=folder) as aside:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside_of = tempfile.TemporaryDirectory(prefix=".health-", dir=folder)
+    except OSError as error:
+        raise DarwinError(
+            f"--out must be a folder that can be written; {folder} is not"
+            f" ({error.strerror or error})."
+        ) from error
+    with aside_of as aside:
         text, picture = Path(aside) / "health.json", Path(aside) / "health.png"
         text.write_text(health_json(health), encoding="utf-8")
         save_health_plot(health, picture)

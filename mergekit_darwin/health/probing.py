@@ -94,6 +94,8 @@ def probe_family(
     """
     known = {"father": report.father, "mother": report.mother} if report else {}
     probed: dict[str, Probed] = {}
+    if not probes:
+        return {}, []
     for role in ("father", "mother", "child"):
         model = models[role]
         LOG.info("probing %s: %s", role, model)
@@ -129,13 +131,17 @@ def probe_findings(
     """
     if not probed:
         return []
-    trio = [probed[role] for role in ("child", "father", "mother")]
+    child, father, mother = trio = [
+        probed[role] for role in ("child", "father", "mother")
+    ]
     found: list[Finding] = []
     depths = {len(row) for model in trio for row in model.importance.values()}
     if len(depths) == 1:
-        found += importance_findings(*(row.importance for row in trio), thresholds)
-    if all(row.loss.keys() == trio[0].loss.keys() for row in trio):
-        found += perplexity_findings(*(row.loss for row in trio), thresholds)
+        found += importance_findings(
+            child.importance, father.importance, mother.importance, thresholds
+        )
+    if all(row.loss.keys() == child.loss.keys() for row in trio):
+        found += perplexity_findings(child.loss, father.loss, mother.loss, thresholds)
     answers = [answer for row in trio for answer in row.answers]
     return found + answer_findings(answers, thresholds)
 

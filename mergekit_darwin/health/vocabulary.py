@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from mergekit_darwin.checkpoints import Checkpoint
 from mergekit_darwin.health.schema import Finding, finding
+from mergekit_darwin.health.thresholds import Severity
 
 LOG = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def _strange(
     union = all(token in own for row in parents for token in row)
     name = min(vocabularies, key=lambda key: clashes(own, vocabularies[key]))
     words = f"{clashes(own, vocabularies[name])} tokens not numbered as {name}'s"
-    severity = "note" if differ and union else "error"
+    severity: Severity = "note" if differ and union else "error"
     return finding("tokenizer", severity, words, "0")
 
 

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from mergekit_darwin.health.course import Course
-from mergekit_darwin.health.schema import Finding, finding
-from mergekit_darwin.health.thresholds import Thresholds
+from mergekit_darwin.health.schema import Finding, Value, finding
+from mergekit_darwin.health.thresholds import Severity, Thresholds
 from mergekit_darwin.health.weights import TensorFacts
 from mergekit_darwin.profile import Profile
 
@@ -63,15 +63,10 @@ def count_facts(facts: Sequence[TensorFacts]) -> dict[str, int]:
     }
 
 
-def _of(row: TensorFacts, rule: str, severity: str, found: object, expected: object):  # type: ignore[no-untyped-def]
-    return finding(
-        rule,
-        severity,  # type: ignore[arg-type]
-        found,  # type: ignore[arg-type]
-        expected,  # type: ignore[arg-type]
-        layer=row.layer,
-        tensor=row.name,
-    )
+def _of(
+    row: TensorFacts, rule: str, severity: Severity, found: Value, expected: Value
+) -> Finding:
+    return finding(rule, severity, found, expected, layer=row.layer, tensor=row.name)
 
 
 def _parents(row: TensorFacts) -> list[Profile]:
@@ -160,23 +155,31 @@ _RULES: tuple[Callable[[TensorFacts, Thresholds], Iterable[Finding]], ...] = (
 def _stray(
     row: TensorFacts, usual: float | None, thresholds: Thresholds
 ) -> Iterable[Finding]:
-    """Far from the parents' plane: by itself, or among the tensors of its kind."""
+    """Far from the parents' plane: by itself, or among the tensors of its kind.
+
+    Vectors (norms, biases) have too few elements for that alone: they must be far
+    off as a share of their norm too.
+    """
     course = row.course
     if course is None:
         return
-    most = _most_distance(course, usual, thresholds)
-    if course.distance > most and (not course.based or course.calm > thresholds.calm):
+    vector = len(row.shapes["child"]) < 2
+    most = _most_distance(course, None if vector else usual, thresholds)
+    if course.distance <= most or (course.based and course.calm <= thresholds.calm):
+        return
+    if not vector or course.share > thresholds.stray_vector:
         yield _of(row, "stray", "error", course.distance, f"at most {most:.3g}")
 
 
 def _most_distance(
     course: Course, usual: float | None, thresholds: Thresholds
 ) -> float:
-    absolute = thresholds.stray if course.based else thresholds.stray_blind
+    most, floor = thresholds.stray, thresholds.stray_floor
+    if not course.based:
+        most, floor = thresholds.stray_blind, thresholds.stray_floor_blind
     if usual is None:
-        return absolute
-    floor = thresholds.stray_floor if course.based else thresholds.stray
-    return min(absolute, max(floor, thresholds.stray_outlier * usual))
+        return most
+    return min(most, max(floor, thresholds.stray_outlier * usual))
 
 
 def _duplicates(facts: Sequence[TensorFacts]) -> list[Finding]:

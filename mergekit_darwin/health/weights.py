@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache, LoadTensor
@@ -106,7 +107,7 @@ def _facts(name: str, present: Mapping[Role, LoadTensor]) -> TensorFacts:
     )
 
 
-def _unused_bits(patterns: np.ndarray) -> int:  # type: ignore[type-arg]
+def _unused_bits(patterns: npt.NDArray[np.int64]) -> int:
     """Return how many low bits are zero in all of these 16-bit patterns."""
     used = int(np.bitwise_or.reduce(patterns & 0x7FFF)) if patterns.size else 0
     return (used & -used).bit_length() - 1 if used else 0
