@@ -183,15 +183,12 @@ def test_all_tensors_of_the_31b_layout_are_as_merged(tmp_path: Path) -> None:
     father = tiny_gemma4(tmp_path / "father", 1, dtype=torch.bfloat16)
     mother = nudged(father, tmp_path / "mother", 2)
     models = {"father": str(father), "mother": str(mother)}
-    text = assert_same_as_merge(darwin(models, "father", **PUBLISHED), tmp_path)
-    rows = list(csv.DictReader(text.splitlines()))
-    assert len(rows) == GEMMA4_TENSORS
     mds = save(report_of(*models.values()), tmp_path / "mds.json")
-    screen = printed(
-        save(darwin(models, "father", mds=mds), tmp_path / "mds.yml"), "--quiet"
-    )
-    assert f"{GEMMA4_TENSORS} tensors" in screen
-    assert len(screen.splitlines()) > GEMMA4_TENSORS
+    config = darwin(models, "father", **PUBLISHED, mds=mds, mri="relative")
+    rows = _rows(assert_same_as_merge(config, tmp_path))
+    assert len(rows) == GEMMA4_TENSORS
+    probed = [name for name, row in rows.items() if row["probe_father"]]
+    assert probed and all("language_model.layers." in name for name in probed)
 
 
 def test_a_tensor_that_one_parent_lacks_is_the_others_as_in_the_merge(
@@ -211,6 +208,12 @@ def test_a_tensor_that_one_parent_lacks_is_the_others_as_in_the_merge(
         ("0.0", "father")
     }
     assert all(row["mri_ratio"] == "" for row in lone)
+    mds = save(report_of(*models.values()), tmp_path / "mds.json")
+    (tmp_path / "again").mkdir()
+    text = assert_same_as_merge(darwin(models, "father", mds=mds), tmp_path / "again")
+    assert {name for name, row in _rows(text).items() if not row["mri_ratio"]} == {
+        row["name"] for row in lone
+    }
 
 
 def test_types_that_differ_are_promoted_as_in_the_merge(tmp_path: Path) -> None:
@@ -356,6 +359,7 @@ def test_the_summary_counts_routes_and_means(
     ffn = [row for row in rows if row.component == "ffn"]
     mean = f"{np.mean([row.ratio for row in ffn]):.5f}"
     assert re.search(rf"^  ffn +{len(ffn)} .* {mean} +0 +0 +{len(ffn)}$", text, re.M)
+    assert all(f" {row.ratio:.5f}  " in text for row in rows)
     assert text.count("FATHER") == fathers and text.count("MOTHER") == mothers
     found = [row.mri_ratio for row in rows if row.mri_ratio is not None]
     assert f"a spread of {max(found) - min(found):.4f}" in text

@@ -38,7 +38,7 @@ def find_renamed(father: Model, other: Model, layout: Layout) -> list[Finding]:
     if converted:
         effect = "mergekit reads both layouts"
         return [Finding("note", "renamed prefix", found, effect)]
-    effect = f"save {other} again with the names of {father}; nothing would be merged"
+    effect = f"they would not be merged; save {other} again with {father}'s names"
     return [Finding("stops", "renamed prefix", found, effect)]
 
 
@@ -137,9 +137,9 @@ def find_unused(models: list[Model], layout: Layout, uneven: set[str]) -> list[F
                 Finding(
                     "note",
                     "extra",
-                    f"{tensors(len(names))} of {model}{places(names)} are no part of"
-                    f" what mergekit writes: {some(names, 2)}",
-                    "they are left out",
+                    f"{tensors(len(names))} of {model}{places(names)} beyond what"
+                    f" mergekit writes: {some(names, 2)}",
+                    "left out",
                 )
             )
     return rows
