@@ -28,6 +28,7 @@ from mergekit_darwin.sites import stack_depths
 _FRAMES = 24  # how far up the planner may stand from a parameter's validator
 
 _plans: WeakKeyDictionary[Any, RunPlan] = WeakKeyDictionary()
+_flat_plans: dict[int, tuple[Any, RunPlan]] = {}
 
 
 def current_plan(value: object) -> RunPlan | None:
@@ -43,6 +44,8 @@ def current_plan(value: object) -> RunPlan | None:
         planner = frame.f_locals.get("self")
         if isinstance(planner, MergePlanner):
             return _plan_of(planner, frame)
+        if frame.f_code.co_name == "plan_flat_merge":
+            return _flat_plan_of(frame)
     return None
 
 
@@ -61,6 +64,44 @@ def _plan_of(planner: MergePlanner, frame: FrameType) -> RunPlan:
         plan = _plans[planner] = _make_plan(planner, _out_path(frame))
     plan.expected += 1
     return plan
+
+
+def _flat_plan_of(frame: FrameType) -> RunPlan:
+    """Return the plan of a mergekit-pytorch run, which knows files but no planner."""
+    config = frame.f_locals["config"]
+    key = id(config)
+    if key not in _flat_plans:
+        _flat_plans.clear()  # one such run at a time; config is kept, so id holds
+        _flat_plans[key] = (config, _make_flat_plan(config, frame))
+    plan = _flat_plans[key][1]
+    plan.expected += 1
+    return plan
+
+
+def _make_flat_plan(config: Any, frame: FrameType) -> RunPlan:
+    check_names(config.parameters or {}, "under parameters")
+    for model in config.models:
+        _refuse_own_parameters(model)
+    listed = [_file_reference(model.model) for model in config.models]
+    base = _file_reference(config.base_model) if config.base_model else None
+    if base is not None and base not in listed:
+        listed.append(base)
+    depths = stack_depths(frame.f_locals["all_tensor_names"])
+    roles = frozenset([assign_roles(base, listed)])
+    return RunPlan(roles, depths, frame.f_locals["out_path"])
+
+
+def _file_reference(path: str) -> ModelReference:
+    return ModelReference.model_validate({"model": {"path": path}})
+
+
+def _refuse_own_parameters(source: Any) -> None:
+    if source.parameters:
+        raise DarwinError(
+            "darwin_v6 takes its parameters for the whole merge, not for one model;"
+            f" {source.model} has {some(source.parameters)}."
+            " Move them under the top-level parameters."
+        )
 
 
 def _out_path(frame: FrameType | None) -> str | None:
@@ -123,12 +164,7 @@ def _parameter_places(config: Any) -> Iterator[tuple[str, Mapping[str, object]]]
         for number, output in enumerate(module.slices or []):
             yield f"slice {number}", output.parameters or {}
             for source in output.sources:
-                if source.parameters:
-                    raise DarwinError(
-                        "darwin_v6 takes its parameters for the whole merge, not for"
-                        f" one model; {source.model} has {some(source.parameters)}."
-                        " Move them under the top-level parameters."
-                    )
+                _refuse_own_parameters(source)
 
 
 def _roles(config: Any) -> Iterator[Roles]:

@@ -266,6 +266,34 @@ def test_a_bad_value_is_one_clear_error(
     refuse(darwin(trio, **{name: value}), tmp_path, message)
 
 
+def test_mergekit_pytorch_merges_files_and_is_checked_alike(
+    trio: dict[str, str], tmp_path: Path
+) -> None:
+    from mergekit.graph import Executor
+    from mergekit.options import MergeOptions
+    from mergekit.scripts.merge_raw_pytorch import (
+        RawPyTorchMergeConfig,
+        plan_flat_merge,
+    )
+
+    from mergekit_darwin.errors import DarwinError
+
+    files = {name: f"{path}/model.safetensors" for name, path in trio.items()}
+    raw = {key: v for key, v in darwin(files, **PUBLISHED).items()}
+
+    def run(config: dict[str, Any], out: Path) -> None:
+        plan = RawPyTorchMergeConfig.model_validate(config)
+        tasks = plan_flat_merge(plan, str(out), False, False, MergeOptions())
+        Executor(tasks).execute()
+
+    run(raw, tmp_path / "flat")
+    child = merge(darwin(trio, **PUBLISHED), tmp_path / "graph")
+    assert differing(tensors(tmp_path / "flat"), child) == set()
+    assert set(record(tmp_path / "flat")) == set(child)
+    with pytest.raises(DarwinError, match="'raito'"):
+        run({**raw, "parameters": {"raito": 0.5}}, tmp_path / "typo")
+
+
 def test_wrong_roles_are_refused(trio: dict[str, str], tmp_path: Path) -> None:
     refuse(darwin(trio, "mother"), tmp_path, "must be the Father")
     config = darwin(trio)
