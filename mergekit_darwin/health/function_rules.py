@@ -22,7 +22,7 @@ def importance_findings(
 
     Each argument holds [L] cosine distances by probe, for the same probes and L.
     Interference: the child's importance is above 1.5 x the larger parent's and the
-    floor; a warning above 2 x, as whole task vectors added up reach 1.7 x. Function
+    floor; a warning above 2.5 x, as whole task vectors added up reach 1.9 x. Function
     loss: a layer is in a parent's top quarter, and the child has less than half of
     that parent's importance there. It is a note as long as the child has half of the
     other parent's (it follows that one), an error where it has less than a tenth of

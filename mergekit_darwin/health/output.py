@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mergekit_darwin.health.thresholds import RULES
 
 LOG = logging.getLogger(__name__)
 
-_ROWS = 40  # findings shown to a person; the file has them all
+_ROWS = 40  # lines of findings shown to a person; the file has them all
 _ANSWER = 60  # characters of an answer shown
 
 
@@ -85,24 +86,34 @@ def _losses(health: Health) -> list[str]:
 
 
 def _findings(findings: Sequence[Finding]) -> list[str]:
-    order = {"error": 0, "warning": 1, "note": 2}
-    rows = sorted(findings, key=lambda item: order[item.severity])
-    if not rows:
+    """Return a line for each rule and layer, the worst first, then their advice."""
+    if not findings:
         return ["No findings."]
+    order = {"error": 0, "warning": 1, "note": 2}
+    groups: dict[tuple[int, str, int], list[Finding]] = defaultdict(list)
+    for item in findings:
+        layer = -1 if item.layer is None else item.layer
+        groups[(order[item.severity], item.rule, layer)].append(item)
     lines = [f"{'severity':<9}{'rule':<16}{'layer':>5}  where: found (expected)"]
-    for item in rows[:_ROWS]:
-        layer = "" if item.layer is None else str(item.layer)
-        where = item.tensor or item.probe or "model"
-        lines.append(
-            f"{item.severity:<9}{item.rule:<16}{layer:>5}  {where}:"
-            f" {_value(item.found)} ({_value(item.expected)})"
-        )
-    if len(rows) > _ROWS:
-        lines.append(f"... and {len(rows) - _ROWS} more, all of them in health.json")
+    lines += [_line_of(groups[key]) for key in sorted(groups)[:_ROWS]]
+    if len(groups) > _ROWS:
+        lines.append(f"... and {len(groups) - _ROWS} more, all of them in health.json")
     lines.append("")
-    for rule in dict.fromkeys(item.rule for item in rows):
+    for rule in dict.fromkeys(rule for _, rule, _ in sorted(groups)):
         lines.append(f"{rule}: {RULES[rule].meaning}. {RULES[rule].advice}")
     return lines
+
+
+def _line_of(group: Sequence[Finding]) -> str:
+    """Return one line for findings of one rule and layer: the first, how many more."""
+    item = group[0]
+    layer = "" if item.layer is None else str(item.layer)
+    where = item.tensor or item.probe or "model"
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return (
+        f"{item.severity:<9}{item.rule:<16}{layer:>5}  {where}:"
+        f" {_value(item.found)} ({_value(item.expected)}){more}"
+    )
 
 
 def _value(value: float | str | None) -> str:

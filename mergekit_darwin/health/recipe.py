@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -133,6 +133,7 @@ def merge_again(
     order = sorted(tasks, key=lambda name: (site_of(name).layer or 0, name))
     for name in chosen_names(order, verify):
         task = tasks[name]
+        LOG.debug("merging again: %s", name)
         wanted = dtype_from_name(task.output_weight.force_dtype or stored)
         tensor = _execute(task)
         if tensor is not None and wanted is not None:
@@ -165,7 +166,6 @@ def recipe_findings(
     child: Mapping[str, LoadTensor],
     verify: Verify,
     options: MergeOptions,
-    progress: Callable[[str], None] | None = None,
 ) -> tuple[list[Finding], int]:
     """Return how the child differs from its recipe, and how many tensors were merged.
 
@@ -175,8 +175,6 @@ def recipe_findings(
     count = 0
     for name, wanted in merge_again(recipe, verify, options):
         count += 1
-        if progress is not None:
-            progress(name)
         stored = child[name].execute() if name in child else None
         problem = _difference(stored, wanted)
         if problem:

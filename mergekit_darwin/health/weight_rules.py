@@ -89,10 +89,10 @@ def _dead(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
         return
     if child.max_abs == 0.0:
         if all(profile.max_abs > 0.0 for profile in parents):
-            yield _of(row, "dead_tensor", "error", "all zero", "as the parents")
+            yield _of(row, "dead_tensor", "error", "all zero", "not so in the parents")
     elif child.std == 0.0:
         if all(profile.std > 0.0 for profile in parents):
-            yield _of(row, "dead_tensor", "error", "constant", "as the parents")
+            yield _of(row, "dead_tensor", "error", "constant", "not so in the parents")
     else:
         share = child.zeros / child.numel
         most = max(profile.zeros / max(1, profile.numel) for profile in parents)

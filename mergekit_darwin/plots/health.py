@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from mergekit_darwin.health.schema import Finding, Health
+from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.sites import site_of
 
 _COLOURS = {"father": "#0072B2", "mother": "#D55E00", "child": "#222222"}
@@ -44,7 +46,15 @@ def save_health_plot(health: Health, path: Path) -> None:
         row, column = divmod(place, columns)
         _draw_probe(figure.add_subplot(grid[row, column]), health, probe)
     if len(probes) < rows * columns:
-        _draw_legend(figure.add_subplot(grid[rows - 1, columns - 1]))
+        free = figure.add_subplot(grid[rows - 1, columns - 1])
+        free.axis("off")
+        free.legend(
+            handles=_handles(), loc="center", frameon=False, fontsize=9, ncols=2
+        )
+    else:
+        figure.legend(
+            handles=_handles(), loc="outside lower center", frameon=False, ncols=8
+        )
     _draw_weights(figure.add_subplot(grid[rows, :]), health, depth)
     counts = health.counts
     figure.suptitle(
@@ -90,6 +100,7 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
                 markeredgecolor="white",
                 markersize=10,
                 zorder=5,
+                clip_on=False,
             )
     loss = health.measured.loss
     words = ", ".join(
@@ -97,7 +108,10 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
         for role in ("father", "mother", "child")
         if probe in loss.get(role, {})
     )
-    axes.set_title(f"{probe}   loss {words}" if words else probe, fontsize=9)
+    worst = _worst([row for row in health.findings if row.probe == probe])
+    colour = _SEVERITY[worst] if worst in ("warning", "error") else "#222222"
+    title = f"{probe}   loss {words}" if words else probe
+    axes.set_title(title, fontsize=9, color=colour)
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.02)
     axes.set_ylabel("importance", fontsize=8)
@@ -107,8 +121,12 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
     axes.grid(alpha=0.25)
 
 
-def _draw_legend(axes: Any) -> None:
-    axes.axis("off")
+def _worst(found: Sequence[Finding]) -> Severity | None:
+    ranked = sorted((item.severity for item in found), key=lambda key: _RANK[key])
+    return ranked[-1] if ranked else None
+
+
+def _handles() -> list[Any]:
     handles: list[Any] = [
         Line2D([], [], color=_COLOURS[role], linewidth=2, label=_NAMES[role])
         for role in ("father", "mother", "child")
@@ -119,7 +137,7 @@ def _draw_legend(axes: Any) -> None:
             Line2D([], [], linestyle="", marker=mark, color="#666666", label=label)
         )
     handles += [Patch(color=_SEVERITY[key], label=key) for key in _SEVERITY]
-    axes.legend(handles=handles, loc="center", frameon=False, fontsize=9, ncols=2)
+    return handles
 
 
 def _draw_weights(axes: Any, health: Health, depth: int) -> None:
