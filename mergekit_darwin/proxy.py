@@ -267,6 +267,38 @@ def anchor_features(land: Landscape, anchors: Anchors) -> Array:
     return np.array(rows)
 
 
+def coordinates(land: Landscape, population: Array) -> Array:
+    """Return where genomes lie by what they apply, [N, d].
+
+    The mean coefficient of each parent in each component and each block, and the noise
+    of DARE in both: many genomes are one child (trust, blocks, components and lambda
+    trade off), and these coordinates know it. Distances between scores follow them far
+    better than they follow the genes (benchmarks/evolve.md).
+    """
+    part = applied(land, population)
+    masks = [land.component == c for c in np.unique(land.component)]
+    masks += [land.block == b for b in np.unique(land.block) if b >= 0]
+    columns = [
+        coefficient[:, mask].mean(axis=1)
+        for coefficient in (part.father, part.mother)
+        for mask in masks
+    ]
+    columns += [
+        _dot(part.noise_father, land.energy_father),
+        _dot(part.noise_mother, land.energy_mother),
+    ]
+    return np.stack(columns, axis=1)
+
+
+def anchor_coordinates(land: Landscape) -> Array:
+    """Return the coordinates of the base, the Father and the Mother, [3, d]."""
+    count = len(np.unique(land.component)) + len(np.unique(land.block[land.block >= 0]))
+    rows = np.zeros((3, 2 * count + 2))
+    rows[1, :count] = 1.0
+    rows[2, count : 2 * count] = 1.0
+    return rows
+
+
 def prior_weights(anchors: Anchors) -> Array:
     """Return the weights before any child was measured, [7]."""
     weights = PRIOR.copy()

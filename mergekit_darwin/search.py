@@ -26,11 +26,26 @@ from mergekit_darwin.genome import (
 
 Array = npt.NDArray[np.float64]
 Predictor = Callable[[Array], Array]
-Trend = Callable[[Array, Array], Predictor]
 Strategy = Literal["proxy", "lq", "plain"]
 
 _DIGITS = 6  # decimals of a gene: what the YAML shows is what was measured
 _WORST = -1e9
+_HOPE = 1.5  # deviations above the mean of an optimist; our choice
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is expected of points [N, n], [N], and how sure that is (a deviation)."""
+
+    mean: Predictor
+    spread: Predictor
+
+    def hopeful(self, points: Array) -> Array:
+        """Return mean + 1.5 deviations: what a point may turn out to be."""
+        return self.mean(points) + _HOPE * self.spread(points)
+
+
+Surrogate = Callable[[Array, Array], Belief]
 
 
 @dataclass(frozen=True)
@@ -182,87 +197,111 @@ def maximise(
     return best, best_value, steps
 
 
-def with_residuals(
-    trend: Predictor, points: Array, scores: Array, noise: float
-) -> Predictor:
+def krige(
+    trend: Predictor,
+    embed: Predictor,
+    known: Array,
+    residual: Array,
+    *,
+    noise: float,
+    length: float,
+) -> Belief:
     """Return a trend corrected by what it missed: a Gaussian process on residuals.
 
-    Squared-exponential kernel with length 0.35 sqrt(n) on [0, 1]^n; its variance is the
-    residuals', noise the standard error of a score. Source: our choice (kriging).
+    embed maps points [N, n] to coordinates [N, d] in which what is near scores alike;
+    known [m, d] and residual [m] are what was measured there, less the trend. The kernel
+    is squared-exponential; its deviation is twice the residuals' (at least twice the
+    noise, a score's standard error). Source: kriging; constants our choice.
     """
-    if len(points) < 3:
-        return trend
-    residual = scores - trend(points)
-    variance = max(float(np.mean(residual**2)) - noise**2, (0.25 * noise) ** 2)
-    length = 0.35 * np.sqrt(points.shape[1])
+    deviation = max(2.0 * float(np.sqrt(np.mean(residual**2))), 2.0 * noise)
 
     def kernel(left: Array, right: Array) -> Array:
         square = ((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)
-        return np.asarray(variance * np.exp(-0.5 * square / length**2))
+        return np.asarray(deviation**2 * np.exp(-0.5 * square / length**2))
 
-    gram = kernel(points, points) + noise**2 * np.eye(len(points))
-    pull = np.linalg.solve(gram, residual)
+    inverse = np.linalg.inv(kernel(known, known) + noise**2 * np.eye(len(known)))
+    pull = (inverse * residual).sum(axis=1)
 
-    def corrected(asked: Array) -> Array:
-        return trend(asked) + (kernel(asked, points) * pull).sum(axis=1)
+    def mean(points: Array) -> Array:
+        return trend(points) + (kernel(embed(points), known) * pull).sum(axis=1)
 
-    return corrected
+    def spread(points: Array) -> Array:
+        near = kernel(embed(points), known)
+        explained = np.einsum("ni,ij,nj->n", near, inverse, near)
+        return np.sqrt(np.maximum(deviation**2 - explained, 0.0))
+
+    return Belief(mean, spread)
 
 
 Driver = Generator[Ask, Sequence[float | None], Memory]
 
 
 def breed(
-    space: Space, trend: Trend, first: Sequence[Array], options: SearchOptions
+    space: Space, surrogate: Surrogate, first: Sequence[Array], options: SearchOptions
 ) -> Driver:
     """Yield what to measure and take the scores (None: failed); return the memory.
 
-    trend(points, scores) returns a predictor fitted to what is known; first
-    are points to measure before anything else, the proxy's optimum among them.
+    surrogate(points, scores) returns a belief fitted to what is known; first are
+    points to measure before anything else, the proxy's optimum among them.
     """
     memory = Memory()
-    predict = _refit(trend, memory, options, len(space.genes))
+    belief = _refit(surrogate, memory, len(space.genes))
     points = _unknown(memory, [_round(space, p) for p in first])
     points = points[: options.max_evaluations]
-    yield from _measure(memory, 0, np.array(points), predict)
+    yield from _measure(memory, 0, np.array(points), belief)
     start = _best_point(memory, np.array(points))
     if options.strategy == "proxy":
-        yield from _ranked(space, trend, memory, start, options)
+        yield from _ranked(space, surrogate, memory, start, options)
     else:
-        yield from _evolved(space, trend, memory, start, options)
+        yield from _evolved(space, surrogate, memory, start, options)
     return memory
 
 
 def _ranked(
-    space: Space, trend: Trend, memory: Memory, start: Array, options: SearchOptions
+    space: Space,
+    surrogate: Surrogate,
+    memory: Memory,
+    start: Array,
+    options: SearchOptions,
 ) -> Driver:
-    """Measure the top k of each generation by the surrogate, its own optimum first."""
+    """Measure the top k of each generation: two optima of the surrogate, then the best.
+
+    The optima are those of its mean and of its hope; the rest are CMA-ES' candidates in
+    the order of the mean. CMA-ES is told scores, or the mean where none was measured.
+    """
     strategy = make_cma(start, options.sigma0, options, 1)
     generation, stale = 0, 0
     while not _done(memory, stale, options):
         generation += 1
-        predict = _refit(trend, memory, options, len(space.genes))
-        peak, _, _ = maximise(
-            predict, _best_point(memory, start[None]), options, 100 + generation
-        )
+        belief = _refit(surrogate, memory, len(space.genes))
+        best = _best_point(memory, start[None])
+        salt = 100 + 2 * generation
+        peaks = [
+            _round(space, maximise(value, best, options, salt + i)[0])
+            for i, value in enumerate((belief.mean, belief.hopeful))
+        ]
         points = np.array([_round(space, p) for p in strategy.ask()])
-        order = np.argsort(-predict(points), kind="stable")
-        asked = _unknown(memory, [_round(space, peak), *points[order]])
+        order = np.argsort(-belief.mean(points), kind="stable")
+        asked = _unknown(memory, [*peaks, *points[order]])
         room = options.max_evaluations - len(memory.points)
         asked = asked[: min(options.top_k, room)]
         if not asked:
             break
         before = memory.best()
-        yield from _measure(memory, generation, np.array(asked), predict)
+        yield from _measure(memory, generation, np.array(asked), belief)
         stale = 0 if memory.best() > before else stale + 1
-        learnt = _refit(trend, memory, options, len(space.genes))
-        told = np.vstack([points, asked[:1]])
+        learnt = _refit(surrogate, memory, len(space.genes))
+        told = np.vstack([points, *(p[None] for p in peaks)])
         strategy.tell(list(told), [-_known(memory, p, learnt) for p in told])
     return memory
 
 
 def _evolved(
-    space: Space, trend: Trend, memory: Memory, start: Array, options: SearchOptions
+    space: Space,
+    surrogate: Surrogate,
+    memory: Memory,
+    start: Array,
+    options: SearchOptions,
 ) -> Driver:
     """Plain CMA-ES, or with pycma's linear-quadratic model choosing who is measured."""
     strategy = make_cma(start, options.sigma0, options, 1)
@@ -272,13 +311,13 @@ def _evolved(
         generation += 1
         raw = np.array(strategy.ask())
         before = memory.best()
-        predict = _refit(trend, memory, options, len(space.genes))
+        belief = _refit(surrogate, memory, len(space.genes))
         room = options.max_evaluations - len(memory.points)
         count = min(options.top_k if model else len(raw), room)
         if model is not None and model.size > 1:
             raw = raw[np.argsort([model.eval(x) for x in raw], kind="stable")]
         points = np.array([_round(space, p) for p in raw])
-        yield from _measure(memory, generation, points[:count], predict)
+        yield from _measure(memory, generation, points[:count], belief)
         stale = 0 if memory.best() > before else stale + 1
         if model is not None:
             _learn(model, memory, count)
@@ -312,19 +351,15 @@ def _told(memory: Memory, point: Array, model: Any) -> float:
     return float(model.eval(point)) if model is not None else -_WORST
 
 
-def _refit(
-    trend: Trend, memory: Memory, options: SearchOptions, size: int
-) -> Predictor:
+def _refit(surrogate: Surrogate, memory: Memory, size: int) -> Belief:
     points, scores = memory.valid()
-    points = points.reshape(len(scores), size)
-    fitted = trend(points, scores)
-    return with_residuals(fitted, points, scores, options.noise)
+    return surrogate(points.reshape(len(scores), size), scores)
 
 
 def _measure(
-    memory: Memory, generation: int, points: Array, predict: Predictor
+    memory: Memory, generation: int, points: Array, belief: Belief
 ) -> Driver:
-    expected = predict(points)
+    expected = belief.mean(points)
     scores = yield Ask(generation, points, expected)
     memory.points.extend(points)
     memory.scores.extend(scores)
@@ -354,11 +389,11 @@ def _best_point(memory: Memory, otherwise: Array) -> Array:
     return points[int(np.argmax(scores))] if len(scores) else otherwise[0]
 
 
-def _known(memory: Memory, point: Array, predict: Predictor) -> float:
+def _known(memory: Memory, point: Array, belief: Belief) -> float:
     for other, score in zip(memory.points, memory.scores, strict=True):
         if np.array_equal(point, other):
             return score if score is not None else _WORST
-    return float(predict(point[None])[0])
+    return float(belief.mean(point[None])[0])
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:

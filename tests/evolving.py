@@ -46,7 +46,7 @@ def write_family(folder: Path) -> Path:
     """Write base, father and mother: 2-layer random Llamas in bfloat16, and tasks."""
     import torch
 
-    import tiny
+    from tests import tiny
 
     base = tiny.tiny_llama(folder / "base", 1, dtype=torch.bfloat16)
     tiny.nudged(base, folder / "father", 2, size=0.5)

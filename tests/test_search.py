@@ -12,8 +12,10 @@ from mergekit_darwin.genome import extended_genes, make_genome
 from mergekit_darwin.proxy import (
     Anchors,
     Landscape,
+    anchor_coordinates,
     anchor_features,
     applied,
+    coordinates,
     features,
     fit,
     landscape,
@@ -30,9 +32,11 @@ from mergekit_darwin.report import (
     TensorStatistics,
 )
 from mergekit_darwin.search import (
+    Belief,
     SearchOptions,
     Space,
     breed,
+    krige,
     make_cma,
     make_space,
     maximise,
@@ -214,14 +218,21 @@ def test_two_hundred_proxy_steps_with_1188_tensors():
     assert score > value(start[None])[0]
 
 
-def flat_trend(points, scores):
+def flat(points, scores):
+    """Return a belief that knows nothing but what was measured near by."""
     mean = float(scores.mean()) if len(scores) else 0.0
-    return lambda asked: np.full(len(asked), mean)
+
+    def trend(asked):
+        return np.full(len(asked), mean)
+
+    if not len(scores):
+        return Belief(trend, trend)
+    return krige(trend, np.asarray, points, scores - mean, noise=0.01, length=1.0)
 
 
-def drive(space, options, objective, trend=flat_trend):
+def drive(space, options, objective):
     """Return the memory and all asked points of a whole search on an objective."""
-    search = breed(space, trend, [np.full(len(space.genes), 0.5)], options)
+    search = breed(space, flat, [np.full(len(space.genes), 0.5)], options)
     asked = []
     ask = next(search)
     while True:
@@ -275,6 +286,32 @@ def test_patience_stops_early():
     options = SearchOptions(max_evaluations=100, patience=2, proxy_steps=20)
     _, asked = drive(space, options, lambda p: 0.0)
     assert len(asked) < 20
+
+
+def test_kriging_meets_what_was_measured_and_doubts_what_is_far():
+    points = np.array([[0.1, 0.1], [0.8, 0.4]])
+    belief = krige(
+        lambda asked: np.zeros(len(asked)),
+        np.asarray,
+        points,
+        np.array([1.0, -1.0]),
+        noise=1e-4,
+        length=0.3,
+    )
+    assert np.allclose(belief.mean(points), [1.0, -1.0], atol=1e-3)
+    assert belief.spread(points).max() < 1e-3
+    assert belief.spread(np.array([[5.0, 5.0]]))[0] > 1.0
+
+
+def test_coordinates_are_one_for_genomes_that_make_one_child():
+    land = landscape(make_report(), "published", ["a", "b"], 6)
+    left, right = whole(1.0, 0.5), whole(1.0, 0.5)
+    trust = land.columns["mri_trust"]
+    flat_land = replace(land, mri=np.full_like(land.mri, 0.5))
+    right[0, trust] = 1.0
+    assert np.allclose(coordinates(flat_land, left), coordinates(flat_land, right))
+    assert np.allclose(coordinates(land, whole(1.0, 0.0)), anchor_coordinates(land)[1])
+    assert np.allclose(coordinates(land, whole(1.0, 1.0)), anchor_coordinates(land)[2])
 
 
 def test_seed_zero_is_refused():

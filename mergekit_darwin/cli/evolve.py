@@ -109,10 +109,6 @@ def main(config: str, verbose: int, quiet: bool, **options: Any) -> None:
     goes on where it was. Exit code 3: finished, but the child is unhealthy.
     """
     _speak(verbose, quiet)
-    if options["num_threads"]:
-        import torch
-
-        torch.set_num_threads(options["num_threads"])
     sys.exit(_run(config, quiet, options))
 
 
@@ -162,6 +158,7 @@ def _options(given: dict[str, Any], quiet: bool) -> Any:
         trust_remote_code=given["trust_remote_code"],
         random_search=given["random_search"],
         allow_benchmarks=given["allow_benchmark_tasks"],
+        num_threads=given["num_threads"],
         quiet=quiet,
         wandb=given["wandb_project"] if given["wandb"] else None,
     )

@@ -13,64 +13,98 @@ from mergekit_darwin.evolve.context import Run, measure, note
 from mergekit_darwin.evolve.diagnosis import Diagnosis, subject_of
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.genome import Genome, extended_genes, make_genome
-from mergekit_darwin.proxy import anchor_features, features, fit, prior_weights
+from mergekit_darwin.proxy import (
+    anchor_coordinates,
+    anchor_features,
+    coordinates,
+    features,
+    fit,
+    prior_weights,
+)
 from mergekit_darwin.search import (
     Array,
     Ask,
-    Predictor,
+    Belief,
     SearchOptions,
     Space,
-    Trend,
+    Surrogate,
     breed,
+    krige,
     maximise,
     rank_correlation,
 )
 
 LOG = logging.getLogger("mergekit_darwin")
+_LENGTH = 0.7  # of the kriging kernel, in coefficients; chosen in benchmarks/evolve.md
 
 
-def make_trend(found: Diagnosis) -> Trend:
-    """Return the proxy as the search takes it: refitted to whatever was measured."""
+def make_surrogate(found: Diagnosis) -> Surrogate:
+    """Return the proxy as the search takes it: refitted to whatever was measured.
+
+    A ridge regression on the proxy's features, then kriging of what it misses in the
+    coordinates of what a genome applies; base and parents are measured points too.
+    """
     anchors, land, space = found.anchors, found.land, found.space
-    prior = prior_weights(anchors)
-    family = anchor_features(land, anchors)
-    weights = anchors.weights
+    prior, weights = prior_weights(anchors), anchors.weights
+    family, places = anchor_features(land, anchors), anchor_coordinates(land)
     known = np.array(
         [(weights * s).sum() for s in (anchors.base, anchors.father, anchors.mother)]
     )
 
-    def trend(points: Array, scores: Array) -> Predictor:
-        rows = np.vstack([family, features(land, anchors, space.rows(points))])
-        fitted = fit(rows, np.concatenate([known, scores]), prior, found.noise)
-        return lambda asked: features(land, anchors, space.rows(asked)) @ fitted
+    def embed(points: Array) -> Array:
+        return coordinates(land, space.rows(points))
 
-    return trend
+    def surrogate(points: Array, scores: Array) -> Belief:
+        rows = np.vstack([family, features(land, anchors, space.rows(points))])
+        measured = np.concatenate([known, scores])
+        fitted = fit(rows, measured, prior, found.noise)
+
+        def trend(asked: Array) -> Array:
+            return _dot(features(land, anchors, space.rows(asked)), fitted)
+
+        return krige(
+            trend,
+            embed,
+            np.vstack([places, embed(points)]),
+            measured - _dot(rows, fitted),
+            noise=found.noise,
+            length=_LENGTH,
+        )
+
+    return surrogate
+
+
+def _dot(rows: Array, weights: Array) -> Array:
+    """Return rows [N, F] times weights [F], summed in one order whatever the BLAS."""
+    return np.asarray((rows * weights).sum(axis=1))
 
 
 def sensible(space: Space) -> dict[str, Genome]:
     """Return genomes worth a look before any search.
 
     Neutral; both task vectors whole (task arithmetic, or with the published genes the
-    plain mean); and the scan's own ratios, scaled half-way between the two.
+    plain mean); TIES of both at 0.7; and the scan's own ratios at that scale.
     """
     names = {gene.name for gene in space.genes}
     whole = {"density_a": 1.0, "density_b": 1.0, "mri_trust": 0.0}
     whole |= {"merge_method_weight": 0.0}
     scanned = {"density_a": 1.0, "density_b": 1.0, "mri_trust": 1.0}
+    elected = {"density_a": 1.0, "density_b": 1.0, "mri_trust": 0.0}
     if "lambda" in names:
-        whole["lambda"], scanned["lambda"] = 2.0, 1.5
+        whole["lambda"], elected["lambda"], scanned["lambda"] = 2.0, 1.4, 1.4
     return {
         "neutral": make_genome({}, space.blocks),
         "whole": make_genome(whole, space.blocks),
+        "elected": make_genome(elected, space.blocks),
         "scanned": make_genome(scanned, space.blocks),
     }
 
 
 def phase_one(run: Run, found: Diagnosis, options: SearchOptions) -> Array:
     """Return the proxy's optimum, found without a merge, and log it."""
-    trend = make_trend(found)
+    surrogate = make_surrogate(found)
     empty = np.empty((0, len(found.space.genes)))
-    predict = trend(empty, np.empty(0))
+    predict = surrogate(empty, np.empty(0)).mean
     start = found.space.encode(make_genome({}, found.space.blocks))
     began = time.perf_counter()
     best, value, steps = maximise(predict, start, options, 0)
@@ -102,7 +136,7 @@ def breed_children(
     options = run.config.search.options(found.noise)
     peak = phase_one(run, found, options)
     first = [found.space.encode(g) for g in sensible(found.space).values()]
-    search = breed(found.space, make_trend(found), [*first, peak], options)
+    search = breed(found.space, make_surrogate(found), [*first, peak], options)
     lines: list[Evaluation] = []
     try:
         ask = next(search)

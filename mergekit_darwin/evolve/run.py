@@ -52,6 +52,7 @@ class RunOptions:
     trust_remote_code: bool = False
     random_search: bool = False
     allow_benchmarks: bool = False
+    num_threads: int | None = None
     quiet: bool = False
     wandb: str | None = None
 
@@ -88,6 +89,7 @@ def evolve(
             in_memory=options.in_memory,
             trust_remote_code=options.trust_remote_code,
             progress=not options.quiet,
+            num_threads=options.num_threads or _threads(),
         )
         worker = Worker(bench)
         _say_items(worker)
@@ -98,6 +100,12 @@ def evolve(
             return _go(run, worker, options, benchmarks)
         finally:
             pool.close()
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _pool(options: RunOptions, bench: Bench, worker: Worker) -> Pool:

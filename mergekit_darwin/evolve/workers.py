@@ -51,7 +51,8 @@ class Outcome:
 class Bench:
     """Where and how workers measure; the same for all of them.
 
-    eval_dtype "auto" is float32 on a CPU, else the files' own.
+    eval_dtype "auto" is float32 on a CPU, else the files' own. num_threads are torch's,
+    in every worker alike, so that sums come out the same in all of them.
     """
 
     config: EvolveConfig
@@ -62,6 +63,7 @@ class Bench:
     in_memory: bool = False
     trust_remote_code: bool = False
     progress: bool = True
+    num_threads: int | None = None
     merge_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,6 +107,10 @@ class Worker:
 
     def __init__(self, bench: Bench, exams: dict[Part, Exam] | None = None):
         self.bench = bench
+        if bench.num_threads is not None:
+            import torch
+
+            torch.set_num_threads(bench.num_threads)
         self.exams = exams if exams is not None else exams_of(bench.config)
         self._options = merge_options(bench)
         self._tokenizers: dict[str, Any] = {}

@@ -65,7 +65,9 @@ def plot_scores(
             axes.axvline(i + 0.5, color="#efefef", lw=1, zorder=0)
     axes.set_xlabel("real evaluation (vertical lines: generations)")
     axes.set_ylabel("score on the search items")
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(
+        frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
+    )
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -88,7 +90,13 @@ def plot_genome(
     figure = _figure(9.5, 0.3 * len(names) + 1.4)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2], sharey=True)
     image = left.imshow(
-        rows, aspect="auto", cmap="RdBu_r", vmin=0, vmax=1, interpolation="nearest"
+        rows,
+        aspect="auto",
+        cmap="RdBu_r",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(0.5, rows.shape[1] + 0.5, len(names) - 0.5, -0.5),
     )
     left.set_yticks(range(len(names)), names, fontsize=9)
     left.set_xlabel("real evaluation")
@@ -148,7 +156,8 @@ def plot_ratio_map(
                         color="white" if strong else "black",
                     )
     listed = ", ".join(f"{name} {value:.2f}" for name, value in outside.items())
-    axes.set_title(f"ratio (Mother's share); outside layers: {listed}", fontsize=9)
+    title = "mean ratio (Mother's share)"
+    axes.set_title(f"{title}\noutside: {listed}" if listed else title, fontsize=8)
     figure.colorbar(image, ax=axes, label="0 Father, 1 Mother")
     _save(figure, path)
 
