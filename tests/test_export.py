@@ -33,8 +33,8 @@ VARIED = {
     "ffn_ratio": 0.7,
     "mri_trust": 0.05,
     "ratio": [
-        {"filter": "layers.0.mlp", "value": 1.0},
-        {"filter": "layers.3.mlp.up", "value": 0.0},
+        {"filter": "layers.0.mlp", "value": 0.97},
+        {"filter": "layers.3.mlp.up", "value": 0.04},
     ],
 }
 

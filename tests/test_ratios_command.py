@@ -208,10 +208,11 @@ def test_a_tensor_that_one_parent_lacks_is_the_others_as_in_the_merge(
         ("0.0", "father")
     }
     assert all(row["mri_ratio"] == "" for row in lone)
-    mds = save(report_of(*models.values()), tmp_path / "mds.json")
-    (tmp_path / "again").mkdir()
-    text = assert_same_as_merge(darwin(models, "father", mds=mds), tmp_path / "again")
-    assert {name for name, row in _rows(text).items() if not row["mri_ratio"]} == {
+    (tmp_path / "headers").mkdir()
+    text = assert_same_as_merge(
+        darwin(models, "father", mri_trust=0.0), tmp_path / "headers"
+    )
+    assert {name for name, row in _rows(text).items() if not row["genome_ratio"]} == {
         row["name"] for row in lone
     }
 
@@ -446,6 +447,17 @@ def test_a_bad_configuration_is_one_line(
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     result = run(tmp_path / "none.yml")
     assert result.exit_code == 1 and "cannot be read as YAML" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    trio: dict[str, str], option: str, tmp_path: Path
+) -> None:
+    path = save(darwin(trio, mri_trust=0), tmp_path / "darwin.yml")
+    result = run(path, "--quiet", option, Path(path) / "ratios.png")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.startswith("Error: Cannot read or write a file (")
+    assert result.stderr.count("\n") == 1
 
 
 def test_two_forms_at_once_are_a_usage_error(

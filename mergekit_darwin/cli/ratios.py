@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mergekit_darwin.cli.common import setup_logging, verbosity
+from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.filters import METHODS
 
 if TYPE_CHECKING:
@@ -73,10 +74,20 @@ def main(
         raise click.UsageError("--json, --csv, --explain and --as exclude each other.")
     setup_logging(verbose, quiet)
     from mergekit.options import MergeOptions
+    from transformers import logging as transformers_logging
 
+    if verbose == 0:
+        transformers_logging.set_verbosity_error()  # it has a handler of its own
     options = MergeOptions(**merge_options)
     check(config_file, options, quiet=quiet)
-    text = _answer(config_file, options, form, explain, method, plot, quiet)
+    try:
+        text = _answer(config_file, options, form, explain, method, plot, quiet)
+        _deliver(text, out)
+    except OSError as error:
+        raise DarwinError(f"Cannot read or write a file ({error}).") from error
+
+
+def _deliver(text: str, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
         return
