@@ -356,9 +356,7 @@ def _refit(surrogate: Surrogate, memory: Memory, size: int) -> Belief:
     return surrogate(points.reshape(len(scores), size), scores)
 
 
-def _measure(
-    memory: Memory, generation: int, points: Array, belief: Belief
-) -> Driver:
+def _measure(memory: Memory, generation: int, points: Array, belief: Belief) -> Driver:
     expected = belief.mean(points)
     scores = yield Ask(generation, points, expected)
     memory.points.extend(points)

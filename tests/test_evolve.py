@@ -16,11 +16,11 @@ import pytest
 
 pytest.importorskip("lm_eval")
 
-from mergekit_darwin.errors import DarwinError  # noqa: E402
-from mergekit_darwin.evolve.config import make_config  # noqa: E402
-from mergekit_darwin.evolve.log import locked, read_log  # noqa: E402
-from mergekit_darwin.evolve.run import RunOptions, evolve  # noqa: E402
-from tests import evolving  # noqa: E402
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.evolve.config import make_config
+from mergekit_darwin.evolve.log import locked, read_log
+from mergekit_darwin.evolve.run import RunOptions, evolve
+from tests import evolving
 
 # Each child of this process finds the slow imports done, so that kills fall into work.
 FORKS = multiprocessing.get_context("forkserver")
@@ -193,18 +193,14 @@ def test_an_edited_log_is_refused(family, finished, tmp_path):
     real["genome"]["lambda"] = 0.123
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DarwinError, match="must replay"):
-        evolve(
-            make_config(evolving.content(family)), folder, RunOptions(quiet=True)
-        )
+        evolve(make_config(evolving.content(family)), folder, RunOptions(quiet=True))
 
 
 def test_a_second_process_is_refused(family, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with locked(folder), pytest.raises(DarwinError, match="in use"):
-        evolve(
-            make_config(evolving.content(family)), folder, RunOptions(quiet=True)
-        )
+        evolve(make_config(evolving.content(family)), folder, RunOptions(quiet=True))
 
 
 def fail_some(worker, job):

@@ -8,7 +8,6 @@ import pytest
 
 lm_eval = pytest.importorskip("lm_eval")
 
-from tests import evolving  # noqa: E402
 from mergekit_darwin.errors import DarwinError  # noqa: E402
 from mergekit_darwin.evolve.config import TaskSetting, make_config  # noqa: E402
 from mergekit_darwin.evolve.workers import Bench, Job, Worker  # noqa: E402
@@ -21,6 +20,7 @@ from mergekit_darwin.fitness import (  # noqa: E402
 )
 from mergekit_darwin.genome import make_genome  # noqa: E402
 from mergekit_darwin.recipe import Recipe, genome_yaml  # noqa: E402
+from tests import evolving  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,7 @@ def test_standard_error_by_hand():
 
 def test_exams_share_no_item_and_limit_cuts_only_the_search(family):
     path = [str(family / "tasks")]
-    search, held = load_exams(
-        tasks(*evolving.TASKS), 0.5, include_path=path, limit=5
-    )
+    search, held = load_exams(tasks(*evolving.TASKS), 0.5, include_path=path, limit=5)
     assert [len(paper.indices) for paper in search.papers] == [5, 5]
     assert [len(paper.indices) for paper in held.papers] == [12, 12]
     assert shared_items(search, held) == 0
@@ -109,9 +107,7 @@ def by_hand(model, tokenizer, docs):
                 logs = model(ids).logits.log_softmax(-1)[0]
             places = range(len(prompt) - 1, len(prompt) + len(rest) - 1)
             scores.append(
-                sum(
-                    float(logs[i, t]) for i, t in zip(places, rest, strict=True)
-                )
+                sum(float(logs[i, t]) for i, t in zip(places, rest, strict=True))
             )
         right.append(float(scores.index(max(scores)) == doc["answer"]))
     return right

@@ -38,9 +38,10 @@ def test_yaml_holds_every_gene_as_a_scalar_and_every_option():
 def test_blocks_are_named_where_they_are_not_six():
     genome = make_genome({}, 3)
     assert yaml.safe_load(genome_yaml(RECIPE, genome))["parameters"]["blocks"] == 3
-    assert "blocks" not in yaml.safe_load(
-        genome_yaml(RECIPE, make_genome({}))
-    )["parameters"]
+    assert (
+        "blocks"
+        not in yaml.safe_load(genome_yaml(RECIPE, make_genome({})))["parameters"]
+    )
 
 
 def test_hash_changes_with_a_gene_an_option_and_the_report():
@@ -56,15 +57,16 @@ def test_hash_changes_with_a_gene_an_option_and_the_report():
 
 @pytest.mark.parametrize("blocks", [6, 3])
 def test_hash_is_the_one_that_the_merge_itself_computes(blocks):
-    from mergekit_darwin.settings import PARAMETERS, settle, value_type
+    from dataclasses import replace
+
     from pydantic import TypeAdapter
 
-    from dataclasses import replace
+    from mergekit_darwin.options import OPTIONS, PARAMETERS, value_type
+    from mergekit_darwin.settings import settle
 
     recipe = replace(RECIPE, mds=None, mds_identity=None, mri="published")
     genome = make_genome({"ffn_ratio": 0.9}, blocks)
     given = yaml.safe_load(genome_yaml(recipe, genome))["parameters"]
-    from mergekit_darwin.settings import OPTIONS
 
     full = {option.name: option.default for option in OPTIONS} | given
     checked = {

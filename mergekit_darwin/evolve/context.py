@@ -93,9 +93,7 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     now = yaml.safe_load(text)
-    changed = sorted(
-        key for key in {*before, *now} if before.get(key) != now.get(key)
-    )
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
         raise DarwinError(
             f"{path} was written with another {', '.join(changed)}; a run keeps its"
@@ -105,8 +103,8 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
     for name, version in versions().items():
         if found.get(name, version) != version:
             raise DarwinError(
-                f"{folder} was begun with {name} {found[name]}; this is {version}, which"
-                " may measure differently. Install that version, or choose another"
+                f"{folder} was begun with {name} {found[name]}; this is {version},"
+                " which may measure differently. Install that version, or choose another"
                 " --storage-path."
             )
 

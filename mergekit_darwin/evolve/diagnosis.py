@@ -18,7 +18,7 @@ from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.fitness import Exam, questions
 from mergekit_darwin.genome import DEFAULT_BLOCKS, Genome
 from mergekit_darwin.proxy import Anchors, Landscape, landscape
-from mergekit_darwin.ratios import Mri, Routing, SPREAD_WARNING, report_scores
+from mergekit_darwin.ratios import SPREAD_WARNING, Mri, Routing, report_scores
 from mergekit_darwin.recipe import Recipe, genome_yaml, recipe_hash
 from mergekit_darwin.report import Report, read_report
 from mergekit_darwin.search import Space, make_space
@@ -171,9 +171,7 @@ def _noise(exam: Exam, lines: Sequence[Evaluation]) -> float:
 
 def _scan(run: Run, worker: Any) -> Report:
     """Return the scan in RUN/mds; what is finished there is not measured again."""
-    return scan_parents(
-        run.config, run.exams["search"], worker, run.folder / "mds"
-    )
+    return scan_parents(run.config, run.exams["search"], worker, run.folder / "mds")
 
 
 def task_probes(config: EvolveConfig, exam: Exam, worker: Any) -> list[Any]:
@@ -195,9 +193,7 @@ def task_probes(config: EvolveConfig, exam: Exam, worker: Any) -> list[Any]:
     return probes
 
 
-def scan_parents(
-    config: EvolveConfig, exam: Exam, worker: Any, folder: Path
-) -> Report:
+def scan_parents(config: EvolveConfig, exam: Exam, worker: Any, folder: Path) -> Report:
     """Scan both parents into a folder with `task_probes`."""
     from mergekit_darwin.scan import scan
     from mergekit_darwin.weights import ProbeOptions

@@ -38,7 +38,7 @@ class Comparison:
 
 
 def write_best(run: Run, found: Diagnosis, genome: Genome) -> Path:
-    """Write best.yml and genome.json; plain mergekit-yaml makes the final model of it."""
+    """Write best.yml, of which plain mergekit-yaml makes the child, and genome.json."""
     path = run.folder / "best.yml"
     write_whole(path, genome_yaml(found.recipe, genome))
     digest = recipe_hash(found.recipe, genome)

@@ -122,8 +122,8 @@ def check_fits(found: Evaluation, expected: Evaluation) -> None:
         left, right = getattr(found, key), getattr(expected, key)
         if left != right:
             raise DarwinError(
-                f"The log must replay: evaluation {found.index} has {key} {_short(left)},"
-                f" this run would now measure {_short(right)}. It was written with"
+                f"The log must replay: evaluation {found.index} has {key}"
+                f" {_short(left)}, this run would now measure {_short(right)}. It was written with"
                 " another config, version or machine; use those, or another"
                 " --storage-path."
             )

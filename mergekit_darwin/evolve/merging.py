@@ -53,7 +53,10 @@ def merge_into(text: str, model: torch.nn.Module, options: MergeOptions) -> None
     LoaderCache().setup(options)
     architecture = get_architecture_info(config, options)
     planner = MergePlanner(
-        config, architecture, options=options, out_model_config=output_config(text, options)
+        config,
+        architecture,
+        options=options,
+        out_model_config=output_config(text, options),
     )
     # mergekit's plan_in_memory fails its own validation under pydantic 2.14; the plan
     # for the disk holds the same tensors, and nothing is written unless it is run.

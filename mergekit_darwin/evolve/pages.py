@@ -57,9 +57,7 @@ def draw(
 
 def _scores(run: Run, folder: Path, lines: Sequence[Evaluation]) -> tuple[str, str]:
     parents = {
-        line.name: line.score
-        for line in run.past("parent")
-        if line.score is not None
+        line.name: line.score for line in run.past("parent") if line.score is not None
     }
     plot_scores(
         folder / "scores.png",

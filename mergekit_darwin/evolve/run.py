@@ -137,9 +137,7 @@ def _go(
     with graceful(run), Progress(run, options) as progress:
         run.told = progress.tell
         found = diagnose(run, worker)
-        lines = breed_children(
-            run, found, lambda: earlier + time.monotonic() - began
-        )
+        lines = breed_children(run, found, lambda: earlier + time.monotonic() - began)
         best = best_of(lines)
         genome = genome_of(best)
         write_best(run, found, genome)
@@ -224,4 +222,3 @@ def with_overrides(config: EvolveConfig, **search: Any) -> EvolveConfig:
     return config.model_copy(
         update={"search": config.search.model_copy(update=changes)}
     )
-
