@@ -131,7 +131,8 @@ def _heat(
     axes.set_ylim(depth - 0.5, -0.5)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     axes.set_yticks(range(0, depth, _step(depth)))
-    axes.set_ylabel("layer")
+    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+        axes.set_ylabel("layer")
     return image
 
 
