@@ -37,6 +37,7 @@ from mergekit_darwin.sites import block_of, site_of, stack_depths
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+_PUBLISHED = Routing()
 PRIOR = np.array([0.0, 2.0, -1.0, 1.0, -0.3, -0.2, -0.2])  # our choice; see module
 SPREAD = np.array([0.02, 0.5, 0.5, 0.5, 0.5, 0.3, 0.3])  # of the prior; our choice
 
@@ -70,7 +71,7 @@ class Landscape:
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """Real scores of the base and both parents on the K tasks, [K]; weights sum to 1."""
+    """Real scores of base and parents on the K tasks, [K]; weights sum to 1."""
 
     base: Array
     father: Array
@@ -93,7 +94,7 @@ def landscape(
     mri: Mri,
     tasks: Sequence[str],
     blocks: int,
-    routing: Routing = Routing(),
+    routing: Routing = _PUBLISHED,
 ) -> Landscape:
     """Return a report as arrays; tasks are the probes whose gains count, in order."""
     scores = report_scores(report, mri)

@@ -36,7 +36,7 @@ class Recipe:
 
 
 def genome_yaml(recipe: Recipe, genome: Genome) -> str:
-    """Return the YAML of a darwin_v6 merge, genes as scalars; plain mergekit runs it."""
+    """Return the YAML of a darwin_v6 merge, its genes as scalars."""
     parameters: dict[str, Any] = {}
     if recipe.mds is not None:
         parameters["mds"] = os.fspath(recipe.mds)

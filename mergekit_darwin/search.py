@@ -209,8 +209,8 @@ def krige(
     """Return a trend corrected by what it missed: a Gaussian process on residuals.
 
     embed maps points [N, n] to coordinates [N, d] in which what is near scores alike;
-    known [m, d] and residual [m] are what was measured there, less the trend. The kernel
-    is squared-exponential; its deviation is twice the residuals' (at least twice the
+    known [m, d] and residual [m] are what was measured there, less the trend. The
+    kernel is squared-exponential; its deviation is twice the residuals' (at least twice the
     noise, a score's standard error). Source: kriging; constants our choice.
     """
     deviation = max(2.0 * float(np.sqrt(np.mean(residual**2))), 2.0 * noise)

@@ -213,7 +213,7 @@ def test_two_hundred_proxy_steps_with_1188_tensors():
     def value(points: np.ndarray) -> np.ndarray:
         return features(land, ANCHORS, space.rows(points)) @ weights
 
-    best, score, steps = maximise(value, start, SearchOptions(proxy_steps=200), 0)
+    _, score, steps = maximise(value, start, SearchOptions(proxy_steps=200), 0)
     assert steps >= 200
     assert score > value(start[None])[0]
 

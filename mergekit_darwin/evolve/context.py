@@ -104,8 +104,8 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
         if found.get(name, version) != version:
             raise DarwinError(
                 f"{folder} was begun with {name} {found[name]}; this is {version},"
-                " which may measure differently. Install that version, or choose another"
-                " --storage-path."
+                " which may measure differently. Install that version, or choose"
+                " another --storage-path."
             )
 
 

@@ -123,8 +123,8 @@ def check_fits(found: Evaluation, expected: Evaluation) -> None:
         if left != right:
             raise DarwinError(
                 f"The log must replay: evaluation {found.index} has {key}"
-                f" {_short(left)}, this run would now measure {_short(right)}. It was written with"
-                " another config, version or machine; use those, or another"
+                f" {_short(left)}, this run would now measure {_short(right)}. It was"
+                " written with another config, version or machine; use those, or another"
                 " --storage-path."
             )
 

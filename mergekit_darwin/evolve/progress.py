@@ -34,7 +34,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 class Progress:
-    """A bar over the real evaluations with best score and time to go; wandb beside it."""
+    """A bar over the real evaluations, best score and time to go; wandb beside it."""
 
     def __init__(self, run: Run, options: Any):
         from tqdm import tqdm

@@ -211,7 +211,7 @@ class Worker:
         return self.harness(self._load(path), self._tokenizer(path, path), path)
 
     def harness(self, model: Any, tokenizer: Any, path: str) -> Any:
-        """Return the lm-evaluation-harness model around a loaded one, or by its path."""
+        """Return a harness model around a loaded one, or by its path."""
         if model is None:
             from lm_eval.api.registry import get_model
 
