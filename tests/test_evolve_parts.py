@@ -186,9 +186,8 @@ def test_a_small_difference_is_called_none_and_a_loss_a_loss():
     flipped = [0.0, 1.0] * 50
     test = paired(row("c", 0.5, t0=tie), row("f", 0.5, t0=flipped), exam(1.0))
     assert "no difference" in verdict(test)
-    worse = paired(
-        row("c", 0, t0=[0.0] * 99 + [1.0]), row("f", 1, t0=[1.0] * 100), exam(1)
-    )
+    low, high = row("c", 0, t0=[0.0] * 99 + [1.0]), row("f", 1, t0=[1.0] * 100)
+    worse = paired(low, high, exam(1))
     assert "BELOW" in verdict(worse)
 
 

@@ -124,8 +124,8 @@ def check_fits(found: Evaluation, expected: Evaluation) -> None:
             raise DarwinError(
                 f"The log must replay: evaluation {found.index} has {key}"
                 f" {_short(left)}, this run would now measure {_short(right)}. It was"
-                " written with another config, version or machine; use those, or another"
-                " --storage-path."
+                " written with another config, version or machine; use those, or choose"
+                " another --storage-path."
             )
 
 
