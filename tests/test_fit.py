@@ -199,6 +199,13 @@ def test_tensors_of_other_shape_are_no_renaming() -> None:
     assert renamed_prefix(left, right) is None
 
 
+def test_a_few_alike_among_many_are_no_renaming() -> None:
+    left = {f"a.layers.{i}.q.weight": Header("bfloat16", (4, 4)) for i in range(9)}
+    right = {f"c.layers.{i}.k.weight": Header("bfloat16", (4, 4)) for i in range(9)}
+    right["b.layers.0.q.weight"] = Header("bfloat16", (4, 4))
+    assert renamed_prefix(left, right) is None
+
+
 Maker = Callable[[Path], tuple[Path, Path]]
 
 
