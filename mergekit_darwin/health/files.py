@@ -51,11 +51,15 @@ def read_config(checkpoint: Checkpoint, options: MergeOptions) -> PretrainedConf
         return AutoConfig.from_pretrained(
             checkpoint.path, trust_remote_code=options.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises whatever its validators do
         raise DarwinError(
             f"{checkpoint.reference} must have a config.json that transformers reads;"
-            f" it cannot be read ({str(error).splitlines()[0]})."
+            f" it cannot be read ({_words(error)})."
         ) from error
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager
@@ -92,8 +96,8 @@ def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any
                     trust_remote_code=options.trust_remote_code,
                 )
             return dict(info)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = reason or (str(error).splitlines() or [repr(error)])[0]
+        except Exception as error:  # as above; the next class may do
+            reason = reason or _words(error)
     raise DarwinError(
         f"{checkpoint.reference} must be a causal language model that transformers"
         f" loads; it cannot be built ({reason})."
@@ -160,7 +164,7 @@ def head_findings(
 
     tied: what the child's config says; parents: the same by role; head_differs:
     whether the child stores a head whose bits are not the embedding's, None where it
-    does not store both.
+    does not store both. Untied where the parents are tied still runs: a warning.
     """
     found = []
     if tied and head_differs:
@@ -168,7 +172,9 @@ def head_findings(
         found.append(_head("error", words, "none, as tie_word_embeddings is true"))
     if parents and all(own is not tied for own in parents.values()):
         words = f"tie_word_embeddings {str(tied).lower()}"
-        found.append(_head("error", words, f"{str(not tied).lower()}, as the parents"))
+        severity: Severity = "error" if tied else "warning"
+        wanted = f"{str(not tied).lower()}, as the parents"
+        found.append(_head(severity, words, wanted))
     if not tied and head_differs is False and not any(parents.values()):
         words = "head and embedding are the same bits"
         found.append(_head("warning", words, "a head of its own"))
