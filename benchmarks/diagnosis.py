@@ -11,6 +11,11 @@ beside it). Each reading is one number a unit and skill; the table has Spearman'
 correlation over the units, mean over skills, and for all skills together (mean effect
 against the reading with all probes). 12 units: one correlation has a standard error of
 about 0.3, a mean over five skills of about 0.13.
+
+Two readings go beyond the report: (i) gain - curvature / 2, the second-order promise of
+the whole step, where curvature is the mean over items of the squared gain (empirical
+Fisher matrix); (j) the very same swap, measured on the probes' items: what a scan that
+simply tried every unit would know, and so the most to be hoped for.
 """
 
 import argparse
@@ -36,6 +41,11 @@ from mergekit_darwin.sites import site_of
 FAMILY = Path(__file__).resolve().parents[1] / "examples" / "tiny_family"
 SKILLS = ("REASONING", "CODE", "MATH", "KNOWLEDGE", "LANGUAGE")
 UNITS = [(layer, part) for layer in range(6) for part in ("attn", "ffn")]
+CASES = {  # name: (what is changed, where the unit comes from)
+    "transplant": ("father", "mother"),
+    "mother alone": ("base", "mother"),
+    "father alone": ("base", "father"),
+}
 State = dict[str, torch.Tensor]
 Table = dict[str, np.ndarray]  # skill -> [12]
 
@@ -127,17 +137,43 @@ def truths(most: int, cache: Path) -> dict[str, tuple[Table, Table]]:
     """Return (loss, accuracy) effects of: transplant, mother alone, father alone."""
     states = {role: load(role).state_dict() for role in ("base", "father", "mother")}
     data = {skill: sequences(read_items(skill, "heldout", most)) for skill in SKILLS}
-    cases = {
-        "transplant": ("father", "mother"),
-        "mother alone": ("base", "mother"),
-        "father alone": ("base", "father"),
-    }
     found = {}
-    for name, (start, donor) in cases.items():
+    for name, (start, donor) in CASES.items():
         file = cache / f"{name.replace(' ', '-')}-{most}.pt"
         if not file.exists():
             torch.save(effects(states[start], states[donor], data), file)
         found[name] = torch.load(file, weights_only=False)
+    return found
+
+
+@torch.no_grad()
+def item_loss(model: torch.nn.Module, probe: Probe) -> float:
+    """Return a probe's mean completion loss, item by item."""
+    losses = []
+    for item in probe.items:
+        prompt, ids = item.prompt.encode(), (item.prompt + item.completion).encode()
+        logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+        targets = torch.tensor(list(ids[len(prompt) :]))
+        rows = logits[len(prompt) - 1 : len(ids) - 1]
+        losses.append(float(torch.nn.functional.cross_entropy(rows, targets)))
+    return float(np.mean(losses))
+
+
+def swaps(probes: list[Probe]) -> dict[str, Table]:
+    """Return the fall of each probe's own loss by each swap, for each truth."""
+    states = {role: load(role).state_dict() for role in ("base", "father", "mother")}
+    model, found = load("base"), {}
+    for case, (start, donor) in CASES.items():
+        rows = []
+        for unit in (None, *UNITS):
+            side = {
+                k: donor if unit and unit_of(k) == unit else start
+                for k in states[start]
+            }
+            model.load_state_dict({k: states[role][k] for k, role in side.items()})
+            rows.append([item_loss(model, probe) for probe in probes])
+        fall = np.array(rows[0]) - np.array(rows[1:])  # [12, probes]
+        found[case] = {p.name: fall[:, i] for i, p in enumerate(probes)}
     return found
 
 
@@ -176,8 +212,35 @@ def per_unit(value: Callable[[str], float], names: list[str]) -> np.ndarray:
     )
 
 
+def item_gains(probes: list[Probe]) -> list[dict[str, np.ndarray]]:
+    """Return Father's and Mother's gains, skill -> [items, 12], an item at a time."""
+    single = [
+        Probe(f"{probe.name}:{i}", (item,), 1.0)
+        for probe in probes
+        for i, item in enumerate(probe.items)
+    ]
+    models = [str(FAMILY / role) for role in ("base", "father", "mother")]
+    found = []
+    for gains in measure_gains(*models, single, ProbeOptions()):
+        rows: dict[str, list[np.ndarray]] = {probe.name: [] for probe in probes}
+        for name, row in gains.items():
+            rows[name.split(":")[0]].append(
+                np.array([sum(row[k] for k in row if unit_of(k) == u) for u in UNITS])
+            )
+        found.append({skill: np.array(each) for skill, each in rows.items()})
+    return found
+
+
+def second_order(items: dict[str, np.ndarray], skill: str | None) -> np.ndarray:
+    """Return gain - curvature / 2 of each unit, [12]."""
+    chosen = SKILLS if skill is None else (skill,)
+    return np.mean(
+        [items[s].mean(0) - 0.5 * (items[s] ** 2).mean(0) for s in chosen], axis=0
+    )
+
+
 def readings(
-    report: Report, at_father: dict, skill: str | None
+    report: Report, at_father: dict, items: list, skill: str | None
 ) -> dict[str, np.ndarray]:
     """Return every reading of a report for one skill (None: all), [12] each."""
     seen = only(report, skill)
@@ -205,6 +268,7 @@ def readings(
         n: share(father.tensors[n].profile().static, mother.tensors[n].profile().static)
         for n in names
     }
+    father_second, mother_second = (second_order(side, skill) for side in items)
     return {
         "a mri_ratio published": per_unit(
             lambda n: mri["published"][n].mri_ratio, names
@@ -215,7 +279,9 @@ def readings(
         "d skipped loss, Mother - Father": (skipped(mother) - skipped(father))[at],
         "d skipped loss, Mother": skipped(mother)[at],
         "e static share": per_unit(static.__getitem__, names),
-        "f norm of Mother's task vector": per_unit(lambda n: pair[n].norm_mother, names),
+        "f norm of Mother's task vector": per_unit(
+            lambda n: pair[n].norm_mother, names
+        ),
         "f norms, Mother - Father": per_unit(
             lambda n: pair[n].norm_mother - pair[n].norm_father, names
         ),
@@ -228,6 +294,9 @@ def readings(
         "g gain, Mother - Father": mother_gain - father_gain,
         "g gain of Father": father_gain,
         "h gain Father -> Mother at the Father": gain(at_father),
+        "i second order, Mother": mother_second,
+        "i second order, Father": father_second,
+        "i second order, Mother - Father": mother_second - father_second,
     }
 
 
@@ -257,7 +326,10 @@ def run(probes: list[Probe], cache: Path, label: str) -> dict:
         father, mother, base, out=cache / label, probes=probes, options=options
     )
     at_father, _ = measure_gains(father, mother, mother, probes, options)
-    return {skill: readings(report, at_father, skill) for skill in (None, *SKILLS)}
+    items = item_gains(probes)
+    return {
+        skill: readings(report, at_father, items, skill) for skill in (None, *SKILLS)
+    }
 
 
 def table(found: Mapping[str, dict]) -> str:
@@ -265,7 +337,9 @@ def table(found: Mapping[str, dict]) -> str:
     lines = ["| reading | " + " | ".join(columns) + " |"]
     lines.append("| --- |" + " --- |" * len(columns))
     for name in next(iter(found.values())):
-        cells = [f"{found[c][name][0]:+.2f} ({found[c][name][1]:+.2f})" for c in columns]
+        cells = [
+            f"{found[c][name][0]:+.2f} ({found[c][name][1]:+.2f})" for c in columns
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -287,8 +361,13 @@ def main() -> None:
             ("shipped probes", [replace(p) for p in standard_probes()]),
         ):
             read = run(probes, cache, label.replace(" ", "-"))
+            measured = swaps(probes)
             found = {}
             for name, (loss, accuracy) in effects_found.items():
+                for skill in (None, *SKILLS):
+                    chosen = SKILLS if skill is None else (skill,)
+                    rows = [measured[name][s] for s in chosen]
+                    read[skill]["j the same swap on the probes"] = np.mean(rows, axis=0)
                 found[f"{name}, loss"] = correlations(loss, read)
                 found[f"{name}, accuracy"] = correlations(accuracy, read)
             print(f"\nProbes: {label}\n\n{table(found)}", flush=True)

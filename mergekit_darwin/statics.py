@@ -17,7 +17,7 @@ from mergekit_darwin.profile import Profile, profile_tensor
 from mergekit_darwin.report import PairStatistics, TensorStatistics
 
 _PIECE = 1 << 16  # elements of a task vector looked at together, in cache
-_MAPPED = 1 << 28  # bytes read before a mapped file is let go
+_MAPPED = 1 << 26  # bytes read before a mapped file is let go
 
 Loads = Mapping[str, LoadTensor]
 

@@ -263,9 +263,9 @@ class DiskWeights:
                 files[file].add(key)
         found: dict[str, Tensor] = {}
         for file, keys in sorted(files.items()):
-            with safe_open(file, framework="pt") as handle:
-                for key in sorted(keys):
-                    # cloned: a view of a mapped file would keep its pages in memory
+            for key in sorted(keys):
+                # opened for each and cloned: mapped pages stay as long as their file
+                with safe_open(file, framework="pt") as handle:
                     found[key] = handle.get_tensor(key).clone()
         plan = LoadStateDictConfig(
             dtype=self.dtype,
