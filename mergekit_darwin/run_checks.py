@@ -17,8 +17,11 @@ from mergekit_darwin.sites import stack_depths
 LOG = logging.getLogger("mergekit_darwin")
 
 
-def check_models(trio: Roles, weights: list[WeightInfo], *, resizes: bool) -> None:
-    """Compare headers of the models of one slice before anything is loaded."""
+def check_models(trio: Roles, weights: list[WeightInfo], *, resizes: bool) -> set[str]:
+    """Compare headers of the models of one slice before anything is loaded.
+
+    Returns the names of buffers that are not floating: mergekit copies those itself.
+    """
     base, father, mother = (
         open_checkpoint(model) if model is not None else None for model in trio
     )
@@ -29,12 +32,19 @@ def check_models(trio: Roles, weights: list[WeightInfo], *, resizes: bool) -> No
         _check_shapes(father, model, resizes=resizes)
     for model in filter(None, (third, father, mother)):
         _refuse_float8(model)
+    if base is None:
+        LOG.warning(
+            "No base_model: mergekit takes config and tokenizer from either parent, in"
+            " no fixed order. Name the Father as base_model to have his."
+        )
     if third is None:
         LOG.warning(
             "The Father is the base: there is one task vector, and density_a has"
             " nothing to act on."
         )
     _check_presence(weights, father, mother, third)
+    rows = (*father.headers.values(), *mother.headers.values())
+    return {row.name for row in rows if "float" not in row.dtype}
 
 
 def _check_shapes(father: Checkpoint, other: Checkpoint, *, resizes: bool) -> None:

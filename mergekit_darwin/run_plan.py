@@ -62,7 +62,7 @@ def _plan_of(planner: MergePlanner, frame: FrameType) -> RunPlan:
     plan = _plans.get(planner)
     if plan is None:
         plan = _plans[planner] = _make_plan(planner, _out_path(frame))
-    plan.expected += 1
+    plan.planned += 1
     return plan
 
 
@@ -74,7 +74,7 @@ def _flat_plan_of(frame: FrameType) -> RunPlan:
         _flat_plans.clear()  # one such run at a time; config is kept, so id holds
         _flat_plans[key] = (config, _make_flat_plan(config, frame))
     plan = _flat_plans[key][1]
-    plan.expected += 1
+    plan.planned += 1
     return plan
 
 
@@ -125,12 +125,15 @@ def _make_plan(planner: MergePlanner, out_path: str | None) -> RunPlan:
     )
     names = [weight.name for weight in architecture.all_weights()]
     plan = RunPlan(roles, stack_depths(names), out_path)
+    if (config.parameters or {}).get("mds") is not None:
+        _refuse_shifted_slices(config)
     resizes = (
         bool(config.tokenizer or config.tokenizer_source)
         or planner.options.unsafe_truncate_embeddings
     )
     for trio in sorted(roles, key=str):
-        check_models(trio, _own_weights(planner, trio[1]), resizes=resizes)
+        buffers = check_models(trio, _own_weights(planner, trio[1]), resizes=resizes)
+        plan.expect_buffers(buffers & set(names))
         _check_files(config.parameters or {}, trio, names)
     return plan
 
@@ -141,6 +144,22 @@ def _own_weights(planner: MergePlanner, model: ModelReference) -> list[WeightInf
     return ConfiguredModelArchitecture(
         info=planner.arch_info, config=model.config(trust_remote_code=trust)
     ).all_weights()
+
+
+def _refuse_shifted_slices(config: Any) -> None:
+    """Refuse a report where slices move layers: its layers would be other ones."""
+    for module in config.modules.values():
+        written = 0
+        for output in module.slices:
+            for source in output.sources:
+                if source.layer_range[0] != written:
+                    raise DarwinError(
+                        "A report speaks of whole models, so slices used with mds must"
+                        f" keep every layer's place; {source.model} gives layer"
+                        f" {source.layer_range[0]} as layer {written}. Leave mds out."
+                    )
+            first, last = output.sources[0].layer_range
+            written += last - first
 
 
 def _check_files(settings: Mapping[str, Any], trio: Roles, names: list[str]) -> None:

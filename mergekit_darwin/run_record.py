@@ -37,7 +37,8 @@ class RunPlan:
         self.roles = roles
         self.depths = depths
         self.out_path = out_path
-        self.expected = 0
+        self.planned = 0
+        self._buffers: set[str] = set()
         self._rows: dict[str, Prescription] = {}
         self._taken: dict[str, int] = {"father": 0, "mother": 0}
         self._changed = False
@@ -52,6 +53,10 @@ class RunPlan:
             if base == roles[0] and others == wanted:
                 return roles
         return None
+
+    def expect_buffers(self, names: set[str]) -> None:
+        """Note planned tensors that mergekit copies without asking the method."""
+        self._buffers |= names
 
     def base_is_lost(self, others: tuple[object, ...]) -> bool:
         """Return whether others are both parents of a run, their third base absent."""
@@ -68,7 +73,7 @@ class RunPlan:
                 self._changed = True
             else:
                 self._taken[parent] += 1
-            if len(self._rows) < self.expected:
+            if len(self._rows) < self.planned - len(self._buffers):
                 return
             if not self._changed:
                 self._refuse_unchanged()

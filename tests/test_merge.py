@@ -294,6 +294,37 @@ def test_mergekit_pytorch_merges_files_and_is_checked_alike(
         run({**raw, "parameters": {"raito": 0.5}}, tmp_path / "typo")
 
 
+def test_slices_work_and_shifted_ones_refuse_a_report(
+    trio: dict[str, str], tmp_path: Path
+) -> None:
+    def sliced(*ranges: tuple[int, int], **parameters: Any) -> dict[str, Any]:
+        config = darwin(trio, "father", **parameters)
+        models = [entry["model"] for entry in config.pop("models")]
+        config["slices"] = [
+            {"sources": [{"model": m, "layer_range": list(r)} for m in models]}
+            for r in ranges
+        ]
+        return config
+
+    deep = merge(sliced((0, 3), (2, 4), **PUBLISHED), tmp_path / "deep")
+    assert set(record(tmp_path / "deep")) == set(deep)
+    assert "model.layers.4.mlp.up_proj.weight" in deep
+    (tmp_path / "mds.json").write_text(report_of(trio).model_dump_json())
+    refuse(sliced((1, 4), mds=str(tmp_path)), tmp_path, "keep every layer's place")
+
+
+def test_integer_buffers_do_not_keep_the_record_open() -> None:
+    from mergekit_darwin.errors import DarwinError
+    from mergekit_darwin.run_record import RunPlan
+
+    father, mother = map(ModelReference.parse, ("father", "mother"))
+    plan = RunPlan(frozenset([(father, father, mother)]), {}, None)
+    plan.planned = 2
+    plan.expect_buffers({"counter"})
+    with pytest.raises(DarwinError, match="must change something"):
+        plan.record(plan.lone_row("weight", father), parent="father")
+
+
 def test_wrong_roles_are_refused(trio: dict[str, str], tmp_path: Path) -> None:
     refuse(darwin(trio, "mother"), tmp_path, "must be the Father")
     config = darwin(trio)

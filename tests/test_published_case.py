@@ -29,6 +29,7 @@ def example(pair: dict[str, str]) -> dict:
     config = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     for entry, role in zip(config["models"], ("father", "mother"), strict=True):
         entry["model"] = pair[role]
+    config["base_model"] = pair["father"]
     return config
 
 
