@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -249,6 +250,7 @@ class DiskWeights:
             for key, param in module._parameters.items():
                 if param is not None:
                     module._parameters[key] = _to_meta(param)
+        _give_back()
 
     def _read(self, names: list[str]) -> None:
         from safetensors import safe_open
@@ -284,6 +286,16 @@ class DiskWeights:
             shared = self.model.get_submodule(owner)._parameters[leaf]
         target, _, leaf = name.rpartition(".")
         self.model.get_submodule(target)._parameters[leaf] = shared
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library has a call for that.
+
+    Without it glibc keeps what tensors under 32 MiB used, and the peak of a streamed
+    scan grows from layer to layer (measured: 30 MB a layer).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
