@@ -150,8 +150,9 @@ def test_a_child_equal_to_one_parent_everywhere_is_no_merge() -> None:
 
 
 def test_interference_is_measured_against_the_larger_parent() -> None:
-    father, mother = {"P": [0.1, 0.2, 0.01]}, {"P": [0.2, 0.1, 0.01]}
-    child = {"P": [0.31, 0.51, 0.04]}  # 1.55 x, 2.55 x, and below the floor
+    father, mother = {"P": [0.1, 0.2, 0.01, 0.1]}, {"P": [0.2, 0.1, 0.01, 0.2]}
+    # 1.55 x, 2.55 x, below the floor, and 1.4 x the larger (2.8 x the smaller)
+    child = {"P": [0.31, 0.51, 0.04, 0.28]}
     found = importance_findings(child, father, mother, LINES)
     assert [(item.rule, item.severity, item.layer) for item in found] == [
         ("interference", "note", 0),

@@ -65,7 +65,7 @@ def check(
     facts = _stream(family, merging, progress)
     found = _file_findings(family, merging) + weight_findings(facts, thresholds)
     found += _tokenizer_findings(family, probes, options)
-    again, verified = _verify(family, verify, merging)
+    again, verified = _verify(family, verify, merging, progress)
     with _bar("probes", progress) as advance:
         probed, trouble = probe_family(family.names, report, probes, options, advance)
     found += [*again, *trouble, *probe_findings(probed, thresholds)]
@@ -170,13 +170,14 @@ def _tokenizer_findings(
 
 
 def _verify(
-    family: Family, verify: Verify, options: MergeOptions
+    family: Family, verify: Verify, options: MergeOptions, shown: bool
 ) -> tuple[list[Finding], int]:
     recipe = family.recipe
     if recipe is None or not recipe.ours or verify == "none":
         return [], 0
     child = model_loads(family.checkpoints["child"].reference, options)
-    return recipe_findings(recipe, child, verify, options)
+    with _bar("merging again", shown) as advance:
+        return recipe_findings(recipe, child, verify, options, advance)
 
 
 def _counts(

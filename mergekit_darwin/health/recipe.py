@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from mergekit.graph import Executor
 from mergekit.io.tasks import LoadTensor
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
+from pydantic import ValidationError
 
 from mergekit_darwin.checkpoints import planned_tasks
 from mergekit_darwin.errors import DarwinError
@@ -120,25 +122,36 @@ def chosen_names(names: Sequence[str], verify: Verify) -> list[str]:
     return [names[round(i * last / (_SAMPLE - 1))] for i in range(_SAMPLE)]
 
 
-def merge_again(
-    recipe: Recipe, verify: Verify, options: MergeOptions
-) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """Yield name and tensor of what the recipe gives, in the type it is stored in.
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep to itself what darwin_v6 says of its own run: that was said when merging."""
+    logger = logging.getLogger("mergekit_darwin")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
-    One tensor at a time. Raises DarwinError if the recipe cannot be planned again.
+
+def chosen_tasks(
+    recipe: Recipe, verify: Verify, options: MergeOptions
+) -> tuple[dict[str, ExecuteMergeMethodTask], str | None]:
+    """Return mergekit's tasks of the tensors to merge again, and the stored type.
+
+    Raises DarwinError if the recipe cannot be planned again.
     """
-    config = MergeConfiguration.model_validate(recipe.content)
-    stored = config.out_dtype
+    try:
+        config = MergeConfiguration.model_validate(recipe.content)
+    except ValidationError as error:
+        raise DarwinError(
+            f"{recipe.path} must be a merge configuration;"
+            f" {error.errors()[0]['msg']}. Give --verify none to leave it out."
+        ) from None
+    stored = config.out_dtype  # the planner consumes config
     tasks = {task.output_weight.name: task for task in _plan(recipe, config, options)}
     order = sorted(tasks, key=lambda name: (site_of(name).layer or 0, name))
-    for name in chosen_names(order, verify):
-        task = tasks[name]
-        LOG.debug("merging again: %s", name)
-        wanted = dtype_from_name(task.output_weight.force_dtype or stored)
-        tensor = _execute(task)
-        if tensor is not None and wanted is not None:
-            tensor = tensor.to(wanted)
-        yield name, tensor
+    return {name: tasks[name] for name in chosen_names(order, verify)}, stored
 
 
 def _plan(
@@ -156,9 +169,14 @@ def _plan(
         ) from error
 
 
-def _execute(task: ExecuteMergeMethodTask) -> torch.Tensor | None:
+def merge_again(
+    task: ExecuteMergeMethodTask, stored: str | None
+) -> torch.Tensor | None:
+    """Return one tensor as its task gives it, in the type it is stored in."""
     executor = Executor([task], math_device="cpu", storage_device="cpu")
-    return next(value for _, value in executor.run(quiet=True))
+    tensor: torch.Tensor | None = next(row for _, row in executor.run(quiet=True))
+    wanted = dtype_from_name(task.output_weight.force_dtype or stored)
+    return tensor if tensor is None or wanted is None else tensor.to(wanted)
 
 
 def recipe_findings(
@@ -166,23 +184,26 @@ def recipe_findings(
     child: Mapping[str, LoadTensor],
     verify: Verify,
     options: MergeOptions,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Finding], int]:
     """Return how the child differs from its recipe, and how many tensors were merged.
 
-    child says how to load its tensors by name.
+    child says how to load its tensors by name; progress gets (done, in all).
     """
     found: list[Finding] = []
-    count = 0
-    for name, wanted in merge_again(recipe, verify, options):
-        count += 1
-        stored = child[name].execute() if name in child else None
-        problem = _difference(stored, wanted)
-        if problem:
-            layer = site_of(name).layer
-            found.append(
-                finding("recipe", "error", problem, 0, tensor=name, layer=layer)
-            )
-    return found, count
+    with _unheard():
+        tasks, stored = chosen_tasks(recipe, verify, options)
+        for done, (name, task) in enumerate(tasks.items(), start=1):
+            own = child[name].execute() if name in child else None
+            problem = _difference(own, merge_again(task, stored))
+            if problem:
+                layer = site_of(name).layer
+                found.append(
+                    finding("recipe", "error", problem, 0, tensor=name, layer=layer)
+                )
+            if progress is not None:
+                progress(done, len(tasks))
+    return found, len(tasks)
 
 
 def _difference(
