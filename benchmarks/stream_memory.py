@@ -9,7 +9,6 @@ resident memory, which counts the pages of mapped files as well.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,14 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.tiny import VOCABULARY, byte_tokenizer
+
+# VmHWM and not ru_maxrss, in which a new process still has its parent's peak
+CHILD = """
+from mergekit_darwin.cli.scan import main
+main(standalone_mode=False)
+with open("/proc/self/status") as file:
+    print(next(line for line in file if line.startswith("VmHWM")))
+"""
 
 
 def write_model(folder: Path, gigabytes: float) -> int:
@@ -73,11 +80,15 @@ def main() -> None:
         (probes / "sums.txt").write_text("12 + 30 = 42\n7 * 8 = 56\n")
         words = [str(folder), str(folder), "--out", f"{root}/out", "--probes"]
         words += [str(probes), "--stream", "--dtype", "bfloat16", "--quiet"]
-        code = "from mergekit_darwin.cli.scan import main; main()"
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, *words], check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", CHILD, *words],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    peak = int(run.stdout.split()[-2]) * 1024
     print(f"model {size / 1e9:.2f} GB; scan --stream, both parents: {seconds:.0f} s")
     print(f"peak resident memory {peak / 1e9:.2f} GB = {peak / size:.0%} of the model")
 

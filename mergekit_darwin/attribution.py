@@ -84,8 +84,13 @@ def measure_gains(
     Raises DarwinError if the base cannot be run.
     """
     loading = merge_options(options)
-    loads = [model_loads(model, loading) for model in (base, father, mother)]
-    family = _Family(*loads, outputs=_output_names(loads[0]))
+    loads = model_loads(base, loading)
+    family = _Family(
+        loads,
+        model_loads(father, loading),
+        model_loads(mother, loading),
+        outputs=_output_names(loads),
+    )
     source = open_model(base, options)
     with torch.no_grad():
         decoder = open_decoder(source)
@@ -225,7 +230,7 @@ def _trainable(decoder: Decoder, layer: int | None) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-class _following:  # noqa: N801 - reads as a word in `with`
+class _following:
     """Let autograd follow some tensors while the context lasts."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

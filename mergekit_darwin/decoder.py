@@ -87,7 +87,11 @@ def make_batch(items: Sequence[Encoded], device: str) -> Batch:
             targets.append(item.ids[position])
             owner.append(place)
     return Batch(
-        *(torch.tensor(x, device=device) for x in (ids, real, rows, targets, owner)),
+        ids=torch.tensor(ids, device=device),
+        real=torch.tensor(real, device=device),
+        rows=torch.tensor(rows, device=device),
+        targets=torch.tensor(targets, device=device),
+        owner=torch.tensor(owner, device=device),
         lengths=tuple(len(item.ids) for item in items),
     )
 
@@ -124,7 +128,7 @@ def open_decoder(source: OpenModel) -> Decoder:
     has no meaning.
     """
     path, modules = find_layers(source.model, source.name)
-    text: Any = source.model.config.get_text_config(decoder=True)  # type: ignore[operator]
+    text: Any = source.model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
     if getattr(text, "num_kv_shared_layers", 0):
         raise DarwinError(
             f"{source.name}: {text.num_kv_shared_layers} of its layers read keys and"
@@ -206,7 +210,7 @@ def _split_call(
     raise _not_plain(decoder, layer, "it is called without hidden states")
 
 
-def _wrap(decoder: Decoder, hidden: Tensor) -> Any:
+def _wrap(decoder: Decoder, hidden: Tensor | None) -> Any:
     if decoder.extras is None:
         return hidden
     return (hidden, *[None] * decoder.extras)

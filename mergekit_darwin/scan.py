@@ -254,10 +254,12 @@ def _report(
             gain=gain,
         )
     return Report(
+        father=reports["father"],
+        mother=reports["mother"],
+        base=reports.get("base"),
         tool=_versions(),
         settings=settings,
         pair=_pairs(rows) if "base" in names else None,
-        **reports,
     )
 
 

@@ -275,7 +275,7 @@ class DiskWeights:
             weight_mapping=self.mapping,
         )
         with _quiet():
-            convert_and_load_state_dict_in_model(self.model, found, plan)
+            convert_and_load_state_dict_in_model(self.model, found, plan)  # type: ignore[arg-type]
         self.model._weight_conversions = self.mapping  # type: ignore[assignment]
 
     def _tie(self, name: str, source: str) -> None:
@@ -331,7 +331,11 @@ def disk_weights(
     keys: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for key, shard in sorted(index.tensor_paths.items()):
         target, pattern = rename_source_key(
-            key, renamings, converters, model.base_model_prefix, known
+            key,
+            renamings,
+            converters,
+            str(model.base_model_prefix),
+            known,
         )
         for wanted in _targets(target, pattern, converters):
             keys[wanted].append((str(Path(path) / shard), key))

@@ -16,7 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
-from mergekit_darwin import partial, scan as scanning
+from mergekit_darwin import partial
+from mergekit_darwin import scan as scanning
 from mergekit_darwin.checkpoints import open_checkpoint
 from mergekit_darwin.cli.scan import main
 from mergekit_darwin.errors import DarwinError
@@ -363,7 +364,9 @@ def made_up(depth: int) -> Report:
             tensors={name: row for name in (*names, "lm_head.weight")},
             probes={p: torch.rand(depth, generator=draw).tolist() for p in probes},
             gain={
-                p: dict(zip(names, torch.randn(depth, generator=draw).tolist()))
+                p: dict(
+                    zip(names, torch.randn(depth, generator=draw).tolist(), strict=True)
+                )
                 for p in probes
             },
         )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from mergekit_darwin.report import ModelReport, Report
@@ -119,7 +120,7 @@ def _heat(
     names: list[str],
     colours: str,
     limits: tuple[float, float],
-) -> object:
+) -> AxesImage:
     image = axes.imshow(
         grid,
         aspect="auto",
