@@ -2,7 +2,9 @@
 
 gain = -g . delta, where g is the gradient of a probe's mean completion loss at the
 base and delta = parent - base: the fall of the loss, in nats a token, that a small step
-along the task vector promises per unit of step. Source: our choice (a Taylor expansion).
+along the task vector promises per unit of step. It is blind to curvature: large task
+vectors fall short of it (benchmarks/diagnosis.md). Source: our choice (a Taylor
+expansion).
 
 The backward pass runs layer by layer from stored layer inputs, so that one layer's
 gradients are held at a time, and with --stream one layer's weights.
@@ -121,9 +123,7 @@ class _Steps:
 
 
 def _output_names(loads: Loads) -> dict[str, str]:
-    outputs: dict[str, str] = {}
-    for name, load in loads.items():
-        outputs.setdefault(name, name)
+    outputs = {name: name for name in loads}
     for name, load in loads.items():
         for other in (load.tensor, *(load.aliases or ()), *(load.tied_names or ())):
             outputs.setdefault(other, name)
