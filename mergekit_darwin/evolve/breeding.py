@@ -200,6 +200,19 @@ def best_of(lines: list[Evaluation]) -> Evaluation:
     return max(known, key=lambda line: (line.score or 0.0, -line.index))
 
 
+def choose(found: Diagnosis, lines: list[Evaluation]) -> Evaluation:
+    """Return the measured child of which most is expected, all measurements considered.
+
+    The highest score is mostly the luckiest; what the surrogate, fitted to all of them,
+    expects of each measured genome has that luck smoothed out of it.
+    """
+    known = [line for line in lines if line.score is not None]
+    points = np.array([found.space.encode(genome_of(line)) for line in known])
+    scores = np.array([line.score for line in known])
+    smoothed = make_surrogate(found)(points, scores).mean(points)
+    return known[int(np.argmax(smoothed))]
+
+
 def genome_of(line: Evaluation) -> Genome:
     """Return the genome of a line."""
     values = line.genome or {}

@@ -195,6 +195,7 @@ def task_probes(config: EvolveConfig, exam: Exam, worker: Any) -> list[Any]:
 
 def scan_parents(config: EvolveConfig, exam: Exam, worker: Any, folder: Path) -> Report:
     """Scan both parents into a folder with `task_probes`."""
+    from mergekit_darwin.plots.scan import draw
     from mergekit_darwin.scan import scan
     from mergekit_darwin.weights import ProbeOptions
 
@@ -209,6 +210,7 @@ def scan_parents(config: EvolveConfig, exam: Exam, worker: Any, folder: Path) ->
             trust_remote_code=worker.bench.trust_remote_code,
         ),
         progress=worker.bench.progress,
+        draw=draw,
     )
 
 

@@ -145,7 +145,11 @@ def random_genomes(space: Space, count: int, seed: int) -> list[Genome]:
 
 
 def compare(
-    run: Run, found: Diagnosis, model: Path, rival: Evaluation | None
+    run: Run,
+    found: Diagnosis,
+    model: Path,
+    best: Evaluation,
+    rival: Evaluation | None,
 ) -> Comparison:
     """Measure everybody on the held-out items and test the child against them."""
     config = run.config
@@ -160,7 +164,9 @@ def compare(
         genome = genome_of(rival)
         subjects.append(subject_of(found.recipe, genome, "random search"))
     lines = measure(run, "baseline", 0, "heldout", subjects)
-    child = Subject("child", model=str(model))
+    made = genome_of(best)
+    digest = recipe_hash(found.recipe, made)
+    child = Subject("child", model=str(model), genome=made, digest=digest)
     lines += measure(run, "final", 0, "heldout", [child])
     return comparison(run, lines, tuple(uniform))
 

@@ -204,9 +204,10 @@ def _search(
         f"- Tasks: {tasks}; {sum(len(p.indices) for p in run.exams['search'].papers)}"
         " items.",
         f"- On the search items: {listed}; the child"
-        f" {best.score or 0.0:.3f} (selected on them, so flattered).",
+        f" {best.score or 0.0:.3f} (selected on them, so flattered; chosen by what all"
+        " measurements together say of it, not by its score alone).",
         f"- {len(lines)} real evaluations ({len(lines) - len(worked)} failed),"
-        f" {spent / 60:.1f} minutes of merging and measuring; the best was number"
+        f" {spent / 60:.1f} minutes of merging and measuring; the child was number"
         f" {len(until)}, after {to_best / 60:.1f} minutes.",
         "- Rank correlation of what the proxy expected and what was measured:"
         f" {'undefined' if quality is None else f'{quality:.2f}'}.",

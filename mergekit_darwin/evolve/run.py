@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mergekit_darwin.evolve.breeding import (
-    best_of,
     breed_children,
+    choose,
     genome_of,
     proxy_quality,
 )
@@ -138,14 +138,14 @@ def _go(
         run.told = progress.tell
         found = diagnose(run, worker)
         lines = breed_children(run, found, lambda: earlier + time.monotonic() - began)
-        best = best_of(lines)
+        best = choose(found, lines)
         genome = genome_of(best)
         write_best(run, found, genome)
         write_report(run, found, lines, genome, best, notes=_notes(run, benchmarks))
         rival = random_search(run, found, len(lines)) if options.random_search else None
         model = make_final_model(run, options.trust_remote_code)
         health = check_health(run, found, model, worker)
-        table = compare(run, found, model, rival)
+        table = compare(run, found, model, best, rival)
         _write_pages(run, found, lines, best, model, table, health, benchmarks)
     _say_end(table)
     quality = proxy_quality(lines)
