@@ -80,7 +80,7 @@ def draw_gains(report: Report, file: Path) -> None:
     for axes, grid, role in zip(panels, grids, ("Father", "Mother"), strict=True):
         image = _heat(axes, grid, depth + 1, names, "PiYG", (-most, most))
         axes.set_title(role)
-        ticks = [tick for tick in axes.get_yticks() if 0 <= tick < depth - 1]
+        ticks = [tick for tick in axes.get_yticks() if 0 <= tick < depth]
         axes.set_yticks([*ticks, depth], [*(f"{t:g}" for t in ticks), "rest"])
     figure.colorbar(
         image,
