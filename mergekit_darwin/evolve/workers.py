@@ -194,7 +194,8 @@ class Worker:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=self._dtype(), trust_remote_code=self.bench.trust_remote_code
         )
-        return model.to(self.bench.device).eval()
+        loaded: Any = model
+        return loaded.to(self.bench.device).eval()
 
     def _tokenizer(self, key: str, path: str) -> Any:
         if key not in self._tokenizers:
@@ -300,8 +301,8 @@ class RayPool:
         self._started = not ray.is_initialized()
         if self._started:
             ray.init(log_to_driver=False, include_dashboard=False)
-        actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
-        self._actors = [actor.remote(bench) for _ in range(workers)]
+        actor: Any = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
+        self._actors: list[Any] = [actor.remote(bench) for _ in range(workers)]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Yield outcomes as actors finish them; an actor that dies fails its job."""
