@@ -16,22 +16,33 @@ from pathlib import Path
 import torch
 from skills import FACTS, RULES, SKILLS, Item, collect, skill_of
 from tokenizer import byte_tokenizer
-from train import accuracy, batches, new_model, train
+from train import accuracy, answer_loss, batches, drift, new_model, train
 from transformers import LlamaForCausalLM
 
 SEED = 1
 BATCH = 64
+SIDE_BATCH = 48  # of a parent's own items, and again of the other skills'
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained: weight per subskill, steps, peak learning rate."""
+    """How one model is trained: weight per subskill, steps, peak learning rate.
+
+    A parent also learns to stay as the base on the subskills that are not its own, with
+    weight `stay`; without it the two task vectors destroy each other's skills.
+    """
 
     name: str
     mixture: dict[str, float]
     steps: int
     peak: float
     seed: int
+    stay: float = 0.0
+
+    def others(self) -> dict[str, float]:
+        """Return the weights of the subskills that are not the model's own."""
+        weights = {**dict.fromkeys(RULES, 1.0), **dict.fromkeys(FACTS, 3.0)}
+        return {n: w for n, w in weights.items() if n not in self.mixture}
 
 
 # A little of everything, and well only the easiest of each skill.
@@ -65,23 +76,10 @@ MOTHER_MIXTURE = {
     "past": 0.6,
     "plural": 0.5,
 }
-REPLAY = 0.2
-
-
-def with_replay(mixture: dict[str, float]) -> dict[str, float]:
-    """Return the mixture, scaled to 1, plus REPLAY times the base's own."""
-    mixed = dict.fromkeys([*mixture, *BASE_MIXTURE], 0.0)
-    for name, weight in mixture.items():
-        mixed[name] += weight / sum(mixture.values())
-    for name, weight in BASE_MIXTURE.items():
-        mixed[name] += REPLAY * weight / sum(BASE_MIXTURE.values())
-    return mixed
-
-
 BASE = Recipe("base", BASE_MIXTURE, 700, 2e-3, 1)
 PARENTS = (
-    Recipe("father", with_replay(FATHER_MIXTURE), 900, 5e-4, 2),
-    Recipe("mother", with_replay(MOTHER_MIXTURE), 900, 5e-4, 3),
+    Recipe("father", FATHER_MIXTURE, 1000, 7e-4, 2, stay=1.5),
+    Recipe("mother", MOTHER_MIXTURE, 1000, 7e-4, 3, stay=1.5),
 )
 
 
@@ -133,11 +131,14 @@ def make(recipe: Recipe, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     items = all_items()
     pool = {name: splits["train"] for name, splits in items.items()}
-    model = new_model(SEED)
-    if recipe.name != BASE.name:
-        model = LlamaForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-    stream = batches(recipe.mixture, pool, BATCH, recipe.seed)
-    loss = train(model, stream, recipe.steps, recipe.peak)
+    if recipe.name == BASE.name:
+        model = new_model(SEED)
+        stream = batches(recipe.mixture, pool, BATCH, recipe.seed)
+        loss = train(
+            model, lambda: answer_loss(model, next(stream)), recipe.steps, recipe.peak
+        )
+    else:
+        model, loss = fine_tune(recipe, folder / "base", pool)
     save(model, folder / recipe.name)
     scores = {
         skill: [x for n in names() if skill_of(n) == skill for x in items[n]["search"]]
@@ -146,6 +147,24 @@ def make(recipe: Recipe, folder: Path, threads: int) -> None:
     model.float()
     shown = {skill: round(accuracy(model, x), 3) for skill, x in scores.items()}
     print(f"{recipe.name}: last loss {loss:.3f}, search accuracy {shown}", flush=True)
+
+
+def fine_tune(
+    recipe: Recipe, base_folder: Path, pool: dict[str, list[Item]]
+) -> tuple[LlamaForCausalLM, float]:
+    """Return a parent fine-tuned from the base, and its last loss."""
+    model, base = (
+        LlamaForCausalLM.from_pretrained(base_folder, dtype=torch.float32).eval()
+        for _ in range(2)
+    )
+    own = batches(recipe.mixture, pool, SIDE_BATCH, recipe.seed)
+    others = batches(recipe.others(), pool, SIDE_BATCH, recipe.seed + 10)
+
+    def loss_of() -> torch.Tensor:
+        learnt = answer_loss(model, next(own))
+        return learnt + recipe.stay * drift(model, base, next(others))
+
+    return model, train(model, loss_of, recipe.steps, recipe.peak)
 
 
 def main() -> None:

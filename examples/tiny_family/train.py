@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 BOS, EOS, PAD = 256, 257, 258
 IGNORED = -100
+Batch = tuple[torch.Tensor, torch.Tensor]  # token ids, labels [rows, longest]
 POOL = 8  # batches sorted by length together, so that little is padded
 
 
@@ -56,7 +57,7 @@ def batches(
     items: dict[str, list[Item]],
     size: int,
     seed: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[Batch]:
     """Yield (ids, labels) without end; mixture gives each subskill its weight."""
     rng = random.Random(seed)
     names, weights = list(mixture), list(mixture.values())
@@ -75,15 +76,46 @@ def row_length(row: tuple[list[int], list[int]]) -> int:
     return len(row[0])
 
 
+def answer_logits(
+    model: LlamaForCausalLM, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits [tokens, vocabulary] and targets [tokens] of the answers."""
+    ids, labels = batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    targets = labels[:, 1:].flatten()
+    kept = targets != IGNORED
+    return logits.flatten(0, 1)[kept].float(), targets[kept]
+
+
+def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Return the mean cross-entropy of the answers, nats a token."""
+    return functional.cross_entropy(*answer_logits(model, batch))
+
+
+def drift(
+    model: LlamaForCausalLM, base: LlamaForCausalLM, batch: Batch
+) -> torch.Tensor:
+    """Return KL(base, model) on the answers, nats a token.
+
+    Source: learning without forgetting, arXiv 1606.09282, with KL for its loss.
+    """
+    with torch.no_grad():
+        target = torch.log_softmax(answer_logits(base, batch)[0], -1)
+    found = torch.log_softmax(answer_logits(model, batch)[0], -1)
+    return functional.kl_div(found, target, log_target=True, reduction="batchmean")
+
+
 def train(
     model: LlamaForCausalLM,
-    stream: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    loss_of: Callable[[], torch.Tensor],
     steps: int,
     peak: float,
 ) -> float:
-    """Train the model in place with AdamW and return the mean loss of the last steps.
+    """Train the model in place with AdamW and return the mean of the last losses.
 
-    The learning rate warms up over 50 steps and then falls to a twentieth in a cosine.
+    loss_of gives the loss of the next step. The learning rate warms up over 50 steps,
+    then falls to a twentieth in a cosine.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01
@@ -92,14 +124,7 @@ def train(
     losses = []
     model.train()
     for _ in range(steps):
-        ids, labels = next(stream)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        targets = labels[:, 1:].flatten()
-        kept = targets != IGNORED
-        loss = functional.cross_entropy(
-            logits.flatten(0, 1)[kept].float(), targets[kept]
-        )
+        loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
