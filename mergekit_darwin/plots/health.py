@@ -53,7 +53,11 @@ def save_health_plot(health: Health, path: Path) -> None:
         )
     else:
         figure.legend(
-            handles=_handles(), loc="outside lower center", frameon=False, ncols=8
+            handles=_handles(),
+            loc="outside lower center",
+            frameon=False,
+            fontsize=8,
+            ncols=4 if columns == 1 else 8,
         )
     _draw_weights(figure.add_subplot(grid[rows, :]), health, depth)
     counts = health.counts
@@ -111,7 +115,7 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
     worst = _worst([row for row in health.findings if row.probe == probe])
     colour = _SEVERITY[worst] if worst in ("warning", "error") else "#222222"
     title = f"{probe}   loss {words}" if words else probe
-    axes.set_title(title, fontsize=9, color=colour)
+    axes.set_title(title, fontsize=8, color=colour)
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.02)
     axes.set_ylabel("importance", fontsize=8)
