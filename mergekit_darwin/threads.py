@@ -16,21 +16,13 @@ from functools import lru_cache
 
 import torch
 
+_BUSY = threading.Lock()
+
 
 @lru_cache(maxsize=4)
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """Return a pool whose threads each use one torch thread; kept for the process."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="darwin")
-    started = threading.Barrier(workers)
-
-    def start() -> None:
-        torch.set_num_threads(1)  # of this thread; the default is set back below
-        started.wait()
-
-    for job in [pool.submit(start) for _ in range(workers)]:
-        job.result()
-    torch.set_num_threads(workers)
-    return pool
+    """Return a pool of so many threads, kept for the process."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="darwin")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has the pool but not its threads
@@ -41,13 +33,20 @@ def over_pages(pages: int, work: Callable[[Iterator[int]], None]) -> None:
     """Call work with an iterator of page numbers on each of torch's threads.
 
     The iterator is shared, so that every page in range(pages) goes to exactly one
-    call. work must write its results to places of their own. Raises what work raises.
+    call. work must write its results to places of their own. While it runs, torch's
+    own operations use one thread each, everywhere in the process. Raises what work
+    raises.
     """
-    if pages == 0:
-        return
     shared = iter(range(pages))
-    pool = _pool(torch.get_num_threads())
-    calls = min(torch.get_num_threads(), pages)
-    jobs = [pool.submit(work, shared) for _ in range(calls)]
-    for job in jobs:
-        job.result()
+    with _BUSY:
+        workers = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            calls = min(workers, pages)
+            jobs = [_pool(workers).submit(work, shared) for _ in range(calls - 1)]
+            if calls:
+                work(shared)
+            for job in jobs:
+                job.result()
+        finally:
+            torch.set_num_threads(workers)
