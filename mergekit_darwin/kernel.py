@@ -17,6 +17,7 @@ import torch
 from mergekit_darwin.masks import (
     PAGE,
     STEPS,
+    apply_mask,
     hash_page,
     keep_father,
     keep_mother,
@@ -135,15 +136,29 @@ def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch
             here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
             start, delta = space.load(flat[0][here], flat[1][here])
             if hashed:
-                keep = space.mask_mother(keys[page], factors.steps_b, delta.numel())
-                keep.mul_(taken).add_(plain)
-                delta.mul_(keep).add_(start)
+                kept = space.mask_mother(keys[page], factors.steps_b, delta.numel())
+                _add_masked(start, delta, kept, taken, plain)
+                delta = start
             else:
                 torch.add(start, delta, alpha=taken + plain, out=delta)
             out[here].copy_(delta)
 
     _over(out, work)
     return out.reshape(father.shape)
+
+
+def _add_masked(
+    start: torch.Tensor,
+    delta: torch.Tensor,
+    kept: torch.Tensor,
+    taken: float,
+    plain: float,
+) -> None:
+    """Add plain * delta to start, then taken * what the mask keeps of delta."""
+    if plain != 0.0:
+        start.add_(delta, alpha=plain)
+    apply_mask(delta, kept)
+    start.add_(delta, alpha=taken)
 
 
 def _merge_deltas(
@@ -247,20 +262,18 @@ class _Workspace:
     ) -> None:
         """Zero what the masks of a page drop from both deltas."""
         size = delta_a.numel()
-        hashes, scratch = self._int[0][:size], self._int[1][:size]
-        keep = self.floats(4, size)
-        hash_page(key, hashes, scratch)
+        hashes, kept = self._int[0][:size], self._int[1][:size]
+        hash_page(key, hashes, kept)
         if factors.steps_a < STEPS:
-            keep_father(hashes, factors.steps_a, keep)
-            delta_a.mul_(keep)
+            keep_father(hashes, factors.steps_a, kept)
+            apply_mask(delta_a, kept)
         if factors.steps_b < STEPS:
-            keep_mother(hashes, factors.steps_b, keep, scratch)
-            delta_b.mul_(keep)
+            keep_mother(hashes, factors.steps_b, kept)
+            apply_mask(delta_b, kept)
 
     def mask_mother(self, key: tuple[int, int], steps: int, size: int) -> torch.Tensor:
-        """Return the Mother's mask of a page, 1.0 kept and 0.0 dropped."""
-        hashes, scratch = self._int[0][:size], self._int[1][:size]
-        keep = self.floats(4, size)
-        hash_page(key, hashes, scratch)
-        keep_mother(hashes, steps, keep, scratch)
-        return keep
+        """Return the Mother's mask of a page, -1 kept and 0 dropped, int32."""
+        hashes, kept = self._int[0][:size], self._int[1][:size]
+        hash_page(key, hashes, kept)
+        keep_mother(hashes, steps, kept)
+        return kept

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-PAGE = 1 << 17
+PAGE = 1 << 18
 STEPS = 65536
 _MULTIPLIER = 0x2C1B3C6D
 _HALF = 1 << 15
@@ -50,14 +50,17 @@ def page_keys(seed: str, name: str, first: int, count: int) -> list[tuple[int, i
     return keys
 
 
+def _key(word: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor(word, dtype=torch.int32, device=device)
+
+
 def hash_page(keys: tuple[int, int], out: torch.Tensor, scratch: torch.Tensor) -> None:
     """Write the hashes of one page's first elements into out, int32 [n], n <= PAGE.
 
     scratch is int32 [n] and is overwritten.
     """
     offsets = scrambled_offsets(out.device)[: out.shape[-1]]
-    torch.mul(offsets, keys[0], out=out)
-    out.add_(keys[1])
+    torch.add(_key(keys[1], out.device), offsets, alpha=keys[0], out=out)
     torch.bitwise_right_shift(out, 15, out=scratch)
     out.bitwise_xor_(scratch).mul_(_MULTIPLIER)
 
@@ -68,17 +71,25 @@ def threshold(density: float) -> int:
 
 
 def keep_father(hashes: torch.Tensor, steps: int, out: torch.Tensor) -> None:
-    """Write 1.0 where the Father's entry is kept, else 0.0; out is floating [n].
+    """Write -1 (all bits) where the Father's entry is kept, else 0; out is int32 [n].
 
     The upper 16 bits, read as signed and offset, are below steps exactly where the
     whole word is below (steps - 32768) * 65536. steps is in [1, 65535].
     """
-    torch.lt(hashes, (steps - _HALF) << 16, out=out)
+    torch.ge(hashes, (steps - _HALF) << 16, out=out)
+    out.sub_(1)
 
 
-def keep_mother(
-    hashes: torch.Tensor, steps: int, out: torch.Tensor, scratch: torch.Tensor
-) -> None:
-    """Write 1.0 where the Mother's entry is kept, else 0.0 (the lower 16 bits)."""
-    torch.bitwise_left_shift(hashes, 16, out=scratch)
-    torch.lt(scratch, (steps - _HALF) << 16, out=out)
+def keep_mother(hashes: torch.Tensor, steps: int, out: torch.Tensor) -> None:
+    """Write -1 where the Mother's entry is kept, else 0 (the lower 16 bits)."""
+    torch.bitwise_left_shift(hashes, 16, out=out)
+    torch.ge(out, (steps - _HALF) << 16, out=out)
+    out.sub_(1)
+
+
+def apply_mask(values: torch.Tensor, kept: torch.Tensor) -> None:
+    """Zero values in place where kept is 0; where it is -1 they stay as they are."""
+    if values.dtype == torch.float32:
+        values.view(torch.int32).bitwise_and_(kept)
+    else:
+        values.mul_(kept.neg())

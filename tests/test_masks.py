@@ -9,6 +9,7 @@ import torch
 
 from mergekit_darwin.masks import (
     PAGE,
+    apply_mask,
     hash_page,
     keep_father,
     keep_mother,
@@ -24,10 +25,13 @@ def hashes(seed: str, name: str, page: int, size: int = PAGE) -> torch.Tensor:
 
 
 def masks(words: torch.Tensor, density: float) -> tuple[torch.Tensor, torch.Tensor]:
-    father, mother = torch.empty(words.numel()), torch.empty(words.numel())
+    father, mother = torch.empty_like(words), torch.empty_like(words)
     keep_father(words, threshold(density), father)
-    keep_mother(words, threshold(density), mother, torch.empty_like(words))
-    return father, mother
+    keep_mother(words, threshold(density), mother)
+    ones = torch.ones(2, words.numel())
+    apply_mask(ones[0], father)
+    apply_mask(ones[1], mother)
+    return ones[0], ones[1]
 
 
 def correlation(left: torch.Tensor, right: torch.Tensor) -> float:
