@@ -35,6 +35,14 @@ def copy_bytes(tensors: list[torch.Tensor], outs: list[torch.Tensor]) -> None:
         out.copy_(tensor)
 
 
+def on_one_core(tensor: torch.Tensor) -> None:
+    """Profile a tensor with one torch thread, then set the threads back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    profile_tensor(tensor)
+    torch.set_num_threads(threads)
+
+
 def main() -> None:
     """Print a Markdown table of the medians and their ratios to dare_ties."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,7 +71,8 @@ def main() -> None:
         ),
         "darwin_v6 kernel, density 1": lambda: merge_three(base, father, mother, dense),
         "darwin_v6 kernel, Father as base": lambda: merge_two(father, mother, blend),
-        "static profile, one tensor (one core)": lambda: profile_tensor(father),
+        "static profile, one tensor": lambda: profile_tensor(father),
+        "static profile, on one core": lambda: on_one_core(father),
         "plain copy of the same bytes": lambda: copy_bytes(trio, outs),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}

@@ -9,6 +9,7 @@ agreeing deltas are added, not averaged, unless `normalize`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ def merge_three(
 
     Tensors are of one shape [*weight_shape], floating dtype and device, borrowed and
     never changed. Arithmetic is float32 (float64 for float64), with one cast to the
-    inputs' dtype at the end. The result is a new tensor.
+    inputs' dtype at the end. The result is a new tensor. Raises FloatingPointError
+    where a page on the CPU comes out as NaN or Inf.
     """
     factors = _factors(blend)
     flat = [t.detach().reshape(-1) for t in (base, father, mother)]
@@ -94,7 +96,7 @@ def merge_three(
             key = keys[page] if keys else None
             merged = _merge_deltas(delta_a, delta_b, blend, factors, key, space)
             torch.add(start, merged, alpha=blend.lambda_, out=merged)
-            out[here].copy_(merged)
+            _store(merged, out[here])
 
     _over(out, work)
     return out.reshape(base.shape)
@@ -141,10 +143,21 @@ def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch
                 delta = start
             else:
                 torch.add(start, delta, alpha=taken + plain, out=delta)
-            out[here].copy_(delta)
+            _store(delta, out[here])
 
     _over(out, work)
     return out.reshape(father.shape)
+
+
+def _store(page: torch.Tensor, out: torch.Tensor) -> None:
+    """Cast a finished page into its place. Raises FloatingPointError if not finite.
+
+    One sum in cache finds NaN and Inf; on a device it would have to wait, so there the
+    caller looks at the whole tensor.
+    """
+    out.copy_(page)
+    if out.device.type == "cpu" and not math.isfinite(page.sum().item()):
+        raise FloatingPointError("the merged page is not finite")
 
 
 def _add_masked(

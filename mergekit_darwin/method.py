@@ -27,7 +27,7 @@ from mergekit_darwin.profile import profile_pair
 from mergekit_darwin.ratios import Prescription, Scores, prescribe, published_scores
 from mergekit_darwin.settings import Settings, settle
 from mergekit_darwin.sites import site_of
-from mergekit_darwin.soundness import check_child, refuse_unsound
+from mergekit_darwin.soundness import blame, check_child, refuse_unsound
 
 LOG = logging.getLogger("mergekit_darwin")
 NAME = "darwin_v6"
@@ -116,8 +116,7 @@ class DarwinV6(GroupMergeMethod):
             plan.record(row, parent=row.route)
             return trio["survivor"].clone()
         base, father, mother = trio["base"], trio["father"], trio["mother"]
-        child = _apply(row, settings, base, father, mother)
-        check_child(row.name, child, {"Father": father, "Mother": mother, "base": base})
+        child = _sound_child(row, settings, base, father, mother)
         if plan is not None:
             plan.record(row, parent=_equal_parent(row, child, father, mother, plan))
         return child
@@ -225,6 +224,25 @@ def _measured(name: str, father: torch.Tensor, mother: torch.Tensor) -> Scores:
     for profile, whose in zip(profiles, ("Father", "Mother"), strict=True):
         refuse_unsound(name, whose, profile)
     return published_scores(*profiles)
+
+
+def _sound_child(
+    row: Prescription,
+    settings: Settings,
+    base: torch.Tensor,
+    father: torch.Tensor,
+    mother: torch.Tensor,
+) -> torch.Tensor:
+    """Return the child's tensor; raises DarwinError where it is not finite."""
+    inputs = {"Father": father, "Mother": mother, "base": base}
+    try:
+        child = _apply(row, settings, base, father, mother)
+    except FloatingPointError:
+        blame(row.name, inputs)
+    on_host = child.device.type == "cpu" and child.dtype != torch.float16
+    if row.route != "blend" or not on_host:  # else the kernel has looked, in float32
+        check_child(row.name, child, inputs)
+    return child
 
 
 def _apply(

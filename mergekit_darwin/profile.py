@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.threads import over_pages
 
 _PATTERNS = 65536
 _BINS = 256
-_CHUNK = 1 << 18  # elements; a chunk and its histogram stay in cache
+_CHUNK = 1 << 19  # elements counted at a time
 _DIGITS = 12  # significant digits kept: more than libm's last-bit freedom disturbs
 Counts = npt.NDArray[np.int64]
 
@@ -56,12 +57,8 @@ def profile_tensor(tensor: torch.Tensor) -> Profile:
 
 
 def profile_pair(father: torch.Tensor, mother: torch.Tensor) -> tuple[Profile, Profile]:
-    """Return the profiles of two tensors, large ones on two threads; see above."""
-    if father.device.type != "cpu" or father.numel() < _CHUNK:
-        return profile_tensor(father), profile_tensor(mother)
-    with ThreadPoolExecutor(1) as helper:
-        other = helper.submit(profile_tensor, mother)
-        return profile_tensor(father), other.result()
+    """Return the profiles of two tensors; see profile_tensor."""
+    return profile_tensor(father), profile_tensor(mother)
 
 
 def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
@@ -83,25 +80,37 @@ def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
     return kind, _host_counts(flat)
 
 
+def _halves(flat: torch.Tensor) -> torch.Tensor:
+    """Return the 16-bit patterns of a flat tensor, of float32 the upper ones."""
+    halves = flat.contiguous().view(torch.int16)
+    return halves[1::2] if flat.dtype == torch.float32 else halves  # little-endian
+
+
 def _host_counts(flat: torch.Tensor) -> Counts:
-    patterns = flat.contiguous().view(torch.int16).numpy().view(np.uint16)
-    if flat.dtype == torch.float32:
-        patterns = patterns[1::2]  # the upper halves on little-endian machines
+    halves = _halves(flat)
+    totals: list[torch.Tensor] = []
+
+    def work(pages: Iterator[int]) -> None:
+        total = torch.zeros(_PATTERNS, dtype=torch.int64)
+        buffer = torch.empty(min(_CHUNK, halves.numel()), dtype=torch.int32)
+        for page in pages:
+            piece = halves[page * _CHUNK : (page + 1) * _CHUNK]
+            patterns = buffer[: piece.numel()].copy_(piece).bitwise_and_(0xFFFF)
+            total += torch.bincount(patterns, minlength=_PATTERNS)
+        totals.append(total)
+
+    over_pages(-(-halves.numel() // _CHUNK), work)
     counts = np.zeros(_PATTERNS, dtype=np.int64)
-    for start in range(0, patterns.size, _CHUNK):
-        counts += np.bincount(patterns[start : start + _CHUNK], minlength=_PATTERNS)
+    for total in totals:  # integers: the order of the workers does not show
+        counts += total.numpy()
     return counts
 
 
 def _device_counts(flat: torch.Tensor) -> Counts:
-    halves = flat.contiguous().view(torch.int16)
-    if flat.dtype == torch.float32:
-        halves = halves[1::2]
     counts = np.zeros(_PATTERNS, dtype=np.int64)
-    for piece in halves.split(1 << 26):
+    for piece in _halves(flat).split(1 << 26):
         patterns = piece.to(torch.int32) & 0xFFFF
-        found = torch.bincount(patterns, minlength=_PATTERNS)
-        counts += found.cpu().numpy()
+        counts += torch.bincount(patterns, minlength=_PATTERNS).cpu().numpy()
     return counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 
@@ -28,8 +29,12 @@ def check_child(
     One sum over the child finds both; only then are the inputs, by role, looked at.
     Raises DarwinError, also for a finite merge that its dtype cannot hold.
     """
-    if bool(torch.isfinite(child.sum(dtype=torch.float32))):
-        return
+    if not bool(torch.isfinite(child.sum(dtype=torch.float32))):
+        blame(name, inputs)
+
+
+def blame(name: str, inputs: Mapping[str, torch.Tensor]) -> NoReturn:
+    """Raise DarwinError for the input, by role, that is not finite, or an overflow."""
     for whose, tensor in inputs.items():
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
@@ -38,6 +43,6 @@ def check_child(
                 f" {bad} NaN or Inf among {tensor.numel()}. Repair that checkpoint."
             )
     raise DarwinError(
-        f"The merged tensor {name!r} overflows {child.dtype}."
+        f"The merged tensor {name!r} overflows {next(iter(inputs.values())).dtype}."
         " Merge in bfloat16 or float32 (dtype), or lower lambda."
     )
