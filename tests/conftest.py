@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging() -> None:
+    """Undo what a command run in this process by another test set for logging."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in ("mergekit", "mergekit_darwin"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

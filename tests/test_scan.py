@@ -37,7 +37,7 @@ PROBES = [
 OPTIONS = ProbeOptions(batch_size=4)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
