@@ -81,7 +81,7 @@ def merge_three(
     Tensors are of one shape [*weight_shape], floating dtype and device, borrowed and
     never changed. Arithmetic is float32 (float64 for float64), with one cast to the
     inputs' dtype at the end. The result is a new tensor. Raises FloatingPointError
-    where a page on the CPU comes out as NaN or Inf.
+    where an input or the merge of a page on the CPU has NaN or Inf.
     """
     factors = _factors(blend)
     flat = [t.detach().reshape(-1) for t in (base, father, mother)]
@@ -150,14 +150,19 @@ def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch
 
 
 def _store(page: torch.Tensor, out: torch.Tensor) -> None:
-    """Cast a finished page into its place. Raises FloatingPointError if not finite.
-
-    One sum in cache finds NaN and Inf; on a device it would have to wait, so there the
-    caller looks at the whole tensor.
-    """
+    """Cast a finished page into its place. Raises FloatingPointError if not finite."""
     out.copy_(page)
-    if out.device.type == "cpu" and not math.isfinite(page.sum().item()):
-        raise FloatingPointError("the merged page is not finite")
+    _refuse_unsound(page)
+
+
+def _refuse_unsound(page: torch.Tensor) -> None:
+    """Raise FloatingPointError for NaN or Inf in a page.
+
+    One sum in cache finds both; on a device it would have to wait for every page, so
+    there the caller looks at whole tensors.
+    """
+    if page.device.type == "cpu" and not math.isfinite(page.sum().item()):
+        raise FloatingPointError("a page is not finite")
 
 
 def _add_masked(
@@ -259,11 +264,14 @@ class _Workspace:
         return self._float[index][:size]
 
     def load(self, *pieces: torch.Tensor) -> list[torch.Tensor]:
-        """Return [start, delta, ...]: the first piece, the others minus it."""
+        """Return [start, delta, ...]: the first piece, the others minus it.
+
+        The deltas must be finite: a mask could drop, and so hide, what is not.
+        """
         size = pieces[0].numel()
         loaded = [self.floats(i, size).copy_(piece) for i, piece in enumerate(pieces)]
         for delta in loaded[1:]:
-            delta.sub_(loaded[0])
+            _refuse_unsound(delta.sub_(loaded[0]))
         return loaded
 
     def drop(
@@ -274,9 +282,7 @@ class _Workspace:
         factors: _Factors,
     ) -> None:
         """Zero what the masks of a page drop from both deltas."""
-        size = delta_a.numel()
-        hashes, kept = self._int[0][:size], self._int[1][:size]
-        hash_page(key, hashes, kept)
+        hashes, kept = self._hashed(key, delta_a.numel())
         if factors.steps_a < STEPS:
             keep_father(hashes, factors.steps_a, kept)
             apply_mask(delta_a, kept)
@@ -286,7 +292,14 @@ class _Workspace:
 
     def mask_mother(self, key: tuple[int, int], steps: int, size: int) -> torch.Tensor:
         """Return the Mother's mask of a page, -1 kept and 0 dropped, int32."""
-        hashes, kept = self._int[0][:size], self._int[1][:size]
-        hash_page(key, hashes, kept)
+        hashes, kept = self._hashed(key, size)
         keep_mother(hashes, steps, kept)
         return kept
+
+    def _hashed(
+        self, key: tuple[int, int], size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the hashes of a page and a buffer for a mask, int32 [size]."""
+        hashes, scratch = self._int[0][:size], self._int[1][:size]
+        hash_page(key, hashes, scratch)
+        return hashes, scratch

@@ -27,7 +27,7 @@ from mergekit_darwin.profile import profile_pair
 from mergekit_darwin.ratios import Prescription, Scores, prescribe, published_scores
 from mergekit_darwin.settings import Settings, settle
 from mergekit_darwin.sites import site_of
-from mergekit_darwin.soundness import blame, check_child, refuse_unsound
+from mergekit_darwin.soundness import blame, check_finite, refuse_unsound
 
 LOG = logging.getLogger("mergekit_darwin")
 NAME = "darwin_v6"
@@ -239,9 +239,12 @@ def _sound_child(
         child = _apply(row, settings, base, father, mother)
     except FloatingPointError:
         blame(row.name, inputs)
-    on_host = child.device.type == "cpu" and child.dtype != torch.float16
-    if row.route != "blend" or not on_host:  # else the kernel has looked, in float32
-        check_child(row.name, child, inputs)
+    on_host = child.device.type == "cpu"
+    if row.route == "blend" and not on_host:  # a mask may hide what is not finite
+        for tensor in inputs.values():
+            check_finite(row.name, tensor, inputs)
+    if row.route != "blend" or not on_host or child.dtype == torch.float16:
+        check_finite(row.name, child, inputs)  # else the kernel has looked, in float32
     return child
 
 

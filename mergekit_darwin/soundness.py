@@ -21,15 +21,15 @@ def refuse_unsound(name: str, whose: str, profile: Profile) -> None:
         )
 
 
-def check_child(
-    name: str, child: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+def check_finite(
+    name: str, tensor: torch.Tensor, inputs: Mapping[str, torch.Tensor]
 ) -> None:
-    """Refuse a child's tensor with NaN or Inf in it, naming the input it came from.
+    """Refuse a child's (or an input's) NaN or Inf, naming the input it came from.
 
-    One sum over the child finds both; only then are the inputs, by role, looked at.
+    One sum over the tensor finds both; only then are the inputs, by role, looked at.
     Raises DarwinError, also for a finite merge that its dtype cannot hold.
     """
-    if not bool(torch.isfinite(child.sum(dtype=torch.float32))):
+    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
         blame(name, inputs)
 
 

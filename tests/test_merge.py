@@ -202,9 +202,9 @@ def test_a_report_of_other_models_is_refused(
     path = tmp_path / "mds.json"
     path.write_text(report_of(trio).model_dump_json())
     swapped = {**trio, "father": trio["mother"], "mother": trio["father"]}
-    refuse(darwin(swapped, mds=str(path)), tmp_path, "the other way round")
+    assert_refused(darwin(swapped, mds=str(path)), tmp_path, "the other way round")
     other = {**trio, "mother": trio["base"]}
-    refuse(darwin(other, None, mds=str(path)), tmp_path, "of the models merged")
+    assert_refused(darwin(other, None, mds=str(path)), tmp_path, "of the models merged")
 
 
 def test_a_report_that_lacks_a_tensor_is_refused(
@@ -213,16 +213,18 @@ def test_a_report_that_lacks_a_tensor_is_refused(
     content = json.loads(report_of(trio).model_dump_json())
     del content["father"]["tensors"][Q1]
     (tmp_path / "mds.json").write_text(json.dumps(content))
-    refuse(darwin(trio, mds=str(tmp_path)), tmp_path, Q1)
+    assert_refused(darwin(trio, mds=str(tmp_path)), tmp_path, Q1)
 
 
 def test_readings_other_than_published_need_a_report(
     trio: dict[str, str], tmp_path: Path
 ) -> None:
-    refuse(darwin(trio, mri="relative"), tmp_path, "needs an MDS report")
+    assert_refused(darwin(trio, mri="relative"), tmp_path, "needs an MDS report")
 
 
-def refuse(config: dict[str, Any], folder: Path, message: str, **options: Any) -> None:
+def assert_refused(
+    config: dict[str, Any], folder: Path, message: str, **options: Any
+) -> None:
     """Check that a merge is refused with a message and leaves no model behind."""
     from mergekit_darwin.errors import DarwinError
 
@@ -234,7 +236,7 @@ def refuse(config: dict[str, Any], folder: Path, message: str, **options: Any) -
 
 
 def test_typos_name_the_nearest_parameter(trio: dict[str, str], tmp_path: Path) -> None:
-    refuse(darwin(trio, raito=0.1), tmp_path, "'raito'.*Did you mean 'ratio'")
+    assert_refused(darwin(trio, raito=0.1), tmp_path, "'raito'.*Did you mean 'ratio'")
 
 
 def test_parameters_of_one_model_are_refused(
@@ -242,7 +244,7 @@ def test_parameters_of_one_model_are_refused(
 ) -> None:
     config = darwin(trio)
     config["models"][1]["parameters"] = {"weight": 0.3}
-    refuse(config, tmp_path, "not for one model")
+    assert_refused(config, tmp_path, "not for one model")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_parameters_of_one_model_are_refused(
 def test_a_bad_value_is_one_clear_error(
     trio: dict[str, str], tmp_path: Path, name: str, value: object, message: str
 ) -> None:
-    refuse(darwin(trio, **{name: value}), tmp_path, message)
+    assert_refused(darwin(trio, **{name: value}), tmp_path, message)
 
 
 def test_mergekit_pytorch_merges_files_and_is_checked_alike(
@@ -310,7 +312,9 @@ def test_slices_work_and_shifted_ones_refuse_a_report(
     assert set(record(tmp_path / "deep")) == set(deep)
     assert "model.layers.4.mlp.up_proj.weight" in deep
     (tmp_path / "mds.json").write_text(report_of(trio).model_dump_json())
-    refuse(sliced((1, 4), mds=str(tmp_path)), tmp_path, "keep every layer's place")
+    assert_refused(
+        sliced((1, 4), mds=str(tmp_path)), tmp_path, "keep every layer's place"
+    )
 
 
 def test_integer_buffers_do_not_keep_the_record_open() -> None:
@@ -326,14 +330,14 @@ def test_integer_buffers_do_not_keep_the_record_open() -> None:
 
 
 def test_wrong_roles_are_refused(trio: dict[str, str], tmp_path: Path) -> None:
-    refuse(darwin(trio, "mother"), tmp_path, "must be the Father")
+    assert_refused(darwin(trio, "mother"), tmp_path, "must be the Father")
     config = darwin(trio)
     config["models"].append({"model": trio["base"]})
     del config["base_model"]
-    refuse(config, tmp_path, "exactly two")
+    assert_refused(config, tmp_path, "exactly two")
     config = darwin(trio, None)
     config["models"].pop()
-    refuse(config, tmp_path, "exactly two parents")
+    assert_refused(config, tmp_path, "exactly two parents")
 
 
 def altered(source: str, folder: Path, **changes: torch.Tensor | None) -> str:
@@ -359,7 +363,28 @@ def test_a_tensor_that_is_not_finite_is_named(
     bad = tensors(trio[parent])[Q1].clone()
     bad[3, 4] = value
     models = {**trio, parent: altered(trio[parent], tmp_path / "bad", **{Q1: bad})}
-    refuse(darwin(models), tmp_path, Q1)
+    assert_refused(darwin(models), tmp_path, Q1)
+
+
+@pytest.mark.parametrize(
+    ("parent", "base"),
+    [
+        ("father", "base"),
+        ("mother", "base"),
+        ("base", "base"),
+        ("father", None),
+        ("mother", None),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_mask_does_not_hide_what_is_not_finite(
+    trio: dict[str, str], tmp_path: Path, parent: str, value: float, base: str | None
+) -> None:
+    bad = tensors(trio[parent])[Q1].clone()
+    bad[3, 4] = value
+    models = {**trio, parent: altered(trio[parent], tmp_path / "bad", **{Q1: bad})}
+    sparse = {"ratio": 0.5, "density_a": 0.001, "density_b": 0.001}
+    assert_refused(darwin(models, base, **sparse), tmp_path, Q1)
 
 
 def test_a_shape_mismatch_is_named_before_anything_runs(
@@ -368,20 +393,20 @@ def test_a_shape_mismatch_is_named_before_anything_runs(
     longer = torch.zeros(300, 64, dtype=torch.bfloat16)
     head = {"lm_head.weight": longer, "model.embed_tokens.weight": longer.clone()}
     models = {**trio, "mother": altered(trio["mother"], tmp_path / "bad", **head)}
-    refuse(darwin(models), tmp_path, "tokenizer: ")
+    assert_refused(darwin(models), tmp_path, "tokenizer: ")
     square = {Q1: torch.zeros(32, 32, dtype=torch.bfloat16)}
     models = {**trio, "mother": altered(trio["mother"], tmp_path / "bad2", **square)}
-    refuse(darwin(models), tmp_path, "one shape in all models")
+    assert_refused(darwin(models), tmp_path, "one shape in all models")
 
 
 def test_a_merge_that_changes_nothing_is_refused(
     trio: dict[str, str], tmp_path: Path
 ) -> None:
-    refuse(darwin(trio, ratio=0.0), tmp_path, "must change something.*Father")
-    refuse(darwin(trio, ratio=1.0), tmp_path, "must change something.*Mother")
+    assert_refused(darwin(trio, ratio=0.0), tmp_path, "must change something.*Father")
+    assert_refused(darwin(trio, ratio=1.0), tmp_path, "must change something.*Mother")
     clone = altered(trio["father"], tmp_path / "clone")
     twins = {**trio, "mother": clone}
-    refuse(darwin(twins, None), tmp_path, "must change something")
+    assert_refused(darwin(twins, None), tmp_path, "must change something")
 
 
 def test_the_log_says_what_a_user_should_know(
@@ -418,7 +443,9 @@ def test_a_required_tensor_that_is_missing_is_named(
     trio: dict[str, str], tmp_path: Path
 ) -> None:
     mother = altered(trio["mother"], tmp_path / "m", **{Q1: None})
-    refuse(darwin({**trio, "mother": mother}), tmp_path, f"{Q1}.*must be in every")
+    assert_refused(
+        darwin({**trio, "mother": mother}), tmp_path, f"{Q1}.*must be in every"
+    )
 
 
 def test_changing_one_tensors_ratio_changes_exactly_that_tensor(
