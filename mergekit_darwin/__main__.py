@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+import click
+
 from mergekit_darwin import __version__, _autoload
 
 
@@ -13,9 +15,11 @@ def main() -> None:
     from mergekit.merge_methods import registered_methods
 
     known = [method.spec.name for method in registered_methods()]
-    print(f"mergekit-darwin {__version__} with mergekit {version('mergekit')}")
-    print(f"darwin_v6: {'registered' if 'darwin_v6' in known else 'not registered'}")
-    print(f"autoload hook: {'active' if waiting else 'not active in this process'}")
+    registered = "registered" if "darwin_v6" in known else "not registered"
+    hook = "active" if waiting else "not active in this process"
+    click.echo(f"mergekit-darwin {__version__} with mergekit {version('mergekit')}")
+    click.echo(f"darwin_v6: {registered}")
+    click.echo(f"autoload hook: {hook}")
 
 
 if __name__ == "__main__":

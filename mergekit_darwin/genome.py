@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from pydantic.types import FiniteFloat
 
+from mergekit_darwin.documents import read_document
 from mergekit_darwin.errors import DarwinError, nearest
 
 MAX_BLOCKS = 32
@@ -170,17 +171,12 @@ def count_blocks(names: Mapping[str, object]) -> int:
 def read_genome(path: str | Path) -> Genome:
     """Return the genome in a file. Raises DarwinError if it cannot be read as one."""
     path = Path(path)
-    try:
-        content = GenomeFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or error
-        raise DarwinError(f"genome: cannot read {path} ({reason}).") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DarwinError(
-            f"genome: {path} is not a genome file; {place}: {first['msg']}."
-        ) from None
+    content = read_document(
+        path,
+        GenomeFile,
+        unreadable=f"genome: cannot read {path}",
+        unfit=f"genome: {path} is not a genome file",
+    )
     if (content.format, content.version) != ("mergekit-darwin/genome", 1):
         raise DarwinError(
             f"genome: {path} must be 'mergekit-darwin/genome' version 1;"

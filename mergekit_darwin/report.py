@@ -12,10 +12,10 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
-    ValidationError,
     model_validator,
 )
 
+from mergekit_darwin.documents import read_document
 from mergekit_darwin.errors import DarwinError, some
 from mergekit_darwin.profile import Profile
 
@@ -165,20 +165,14 @@ def read_report(path: str | Path) -> Report:
     """
     path = Path(path)
     file = path / "mds.json" if path.is_dir() else path
-    try:
-        return Report.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise DarwinError(
-            f"mds must be a report that mergekit-darwin-scan wrote, a folder or file;"
-            f" cannot read {file} ({error.strerror or error})."
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DarwinError(
-            f"mds: {file} does not fit format mergekit-darwin/mds version 1;"
-            f" {place}: {first['msg']}. Run mergekit-darwin-scan again."
-        ) from None
+    return read_document(
+        file,
+        Report,
+        unreadable="mds must be a report that mergekit-darwin-scan wrote, a folder or"
+        f" file; cannot read {file}",
+        unfit=f"mds: {file} does not fit format mergekit-darwin/mds version 1",
+        advice=" Run mergekit-darwin-scan again.",
+    )
 
 
 def check_identity(

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 # A package stands where its name stands, but for modules of it that are named apart.
 LAYERS = (
     {"errors", "host", "_autoload", "masks", "threads", "filters"},
+    {"documents"},
     {"sites", "genome", "profile", "kernel"},
     {"report", "soundness"},
     {"ratios"},

@@ -94,6 +94,7 @@ def find_missing(
     layout: Layout,
     uneven: set[str],
 ) -> list[Finding]:
+    """Return findings for the tensors that one model lacks and what becomes of them."""
     rows = []
     for model, other in ((father, mother), (mother, father)):
         names = even(layout.lacks[model.role], uneven)
@@ -129,6 +130,7 @@ def _lack(severity: Severity, names: list[str], model: Model, effect: str) -> Fi
 
 
 def find_unused(models: list[Model], layout: Layout, uneven: set[str]) -> list[Finding]:
+    """Return a finding for each model with tensors that the merge does not read."""
     rows = []
     for model in models:
         names = even(set(model.headers) - layout.read[model.role], uneven)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.documents import read_document
 from mergekit_darwin.health.thresholds import RULES, Severity
 
 Verdict = Literal["healthy", "warning", "unhealthy"]
@@ -108,17 +108,10 @@ def read_health(path: str | Path) -> Health:
     """
     path = Path(path)
     file = path / "health.json" if path.is_dir() else path
-    try:
-        return Health.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise DarwinError(
-            f"{file} must be a report that mergekit-darwin-health wrote; it cannot be"
-            f" read ({error.strerror or error})."
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DarwinError(
-            f"{file} does not fit format mergekit-darwin/health version 1;"
-            f" {place}: {first['msg']}."
-        ) from None
+    return read_document(
+        file,
+        Health,
+        unreadable=f"{file} must be a report that mergekit-darwin-health wrote; it"
+        " cannot be read",
+        unfit=f"{file} does not fit format mergekit-darwin/health version 1",
+    )
