@@ -30,13 +30,13 @@ import torch
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM
 
-from mergekit_darwin.attribution import measure_gains
-from mergekit_darwin.importance import ProbeOptions
-from mergekit_darwin.probes import Probe, ProbeItem, standard_probes
-from mergekit_darwin.ratios import report_scores, share
-from mergekit_darwin.report import ProbeSetting, Report
-from mergekit_darwin.scan import scan
-from mergekit_darwin.sites import site_of
+from mergekit_darwin.models.names import site_of
+from mergekit_darwin.ratios.rules import report_scores, share
+from mergekit_darwin.scan.attribution import measure_gains
+from mergekit_darwin.scan.importance import ProbeOptions
+from mergekit_darwin.scan.probes import Probe, ProbeItem, standard_probes
+from mergekit_darwin.scan.report import ProbeSetting, Report
+from mergekit_darwin.scan.run import scan
 
 FAMILY = Path(__file__).resolve().parents[1] / "examples" / "tiny_family"
 SKILLS = ("REASONING", "CODE", "MATH", "KNOWLEDGE", "LANGUAGE")

@@ -26,11 +26,11 @@ import torch
 import transformers
 
 from mergekit_darwin.evolve.config import read_config
-from mergekit_darwin.evolve.merging import merge_into, merge_to
+from mergekit_darwin.evolve.fitness import _quiet
 from mergekit_darwin.evolve.workers import Bench, Job, Worker, merge_options
-from mergekit_darwin.fitness import _quiet
-from mergekit_darwin.genome import make_genome
-from mergekit_darwin.recipe import Recipe, genome_yaml
+from mergekit_darwin.merge.into import merge_into, merge_to
+from mergekit_darwin.merge.recipe import Recipe, genome_yaml
+from mergekit_darwin.ratios.genome import make_genome
 
 ROOT = Path(__file__).parent.parent
 

@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import health_cases
 
-from mergekit_darwin.checkpoints import open_checkpoint
 from mergekit_darwin.health import Health, check
-from mergekit_darwin.health.recipe import FILE
-from mergekit_darwin.importance import measure_importance
-from mergekit_darwin.probes import Probe, ProbeItem, standard_probes
-from mergekit_darwin.report import ModelReport, ProbeSetting, Report, Settings
-from mergekit_darwin.weights import ProbeOptions
+from mergekit_darwin.health.again import FILE
+from mergekit_darwin.models.checkpoint import open_checkpoint
+from mergekit_darwin.models.opened import ProbeOptions
+from mergekit_darwin.scan.importance import measure_importance
+from mergekit_darwin.scan.probes import Probe, ProbeItem, standard_probes
+from mergekit_darwin.scan.report import ModelReport, ProbeSetting, Report, Settings
 
 OPTIONS = ProbeOptions()
 ITEMS = 20  # of each skill, with --own-probes

@@ -17,8 +17,8 @@ from dataclasses import replace
 import torch
 from mergekit.merge_methods import merge_tensors
 
-from mergekit_darwin.kernel import Blend, merge_three, merge_two
-from mergekit_darwin.profile import profile_tensor
+from mergekit_darwin.kernel.dare_ties import Blend, merge_three, merge_two
+from mergekit_darwin.kernel.profile import profile_tensor
 
 
 def parents(count: int) -> list[torch.Tensor]:

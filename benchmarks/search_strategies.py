@@ -22,17 +22,16 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 import numpy as np
 
-from mergekit_darwin.evolve.breeding import make_surrogate, sensible
+from mergekit_darwin.evolve.breed import make_surrogate, sensible
 from mergekit_darwin.evolve.config import EvolveConfig, read_config
-from mergekit_darwin.evolve.diagnosis import (
+from mergekit_darwin.evolve.diagnose import (
     Diagnosis,
     make_recipe,
     scan_parents,
     subject_of,
 )
 from mergekit_darwin.evolve.workers import Bench, Job, Worker
-from mergekit_darwin.genome import Genome, make_genome
-from mergekit_darwin.proxy import Anchors, landscape
+from mergekit_darwin.ratios.genome import Genome, make_genome
 from mergekit_darwin.search import (
     SearchOptions,
     breed,
@@ -40,6 +39,7 @@ from mergekit_darwin.search import (
     maximise,
     rank_correlation,
 )
+from mergekit_darwin.search.proxy import Anchors, landscape
 
 ROOT = Path(__file__).parent.parent
 

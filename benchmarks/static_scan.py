@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mergekit_darwin.statics import TensorRow, scan_tensors
+from mergekit_darwin.scan.static import TensorRow, scan_tensors
 
 
 def write(folder: Path, millions: int, seed: int) -> Path:

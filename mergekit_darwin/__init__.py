@@ -14,6 +14,6 @@ def register() -> None:
     from mergekit_darwin.host import check_mergekit
 
     check_mergekit()  # before the import below, which another mergekit might break
-    from mergekit_darwin.method import register as register_method
+    from mergekit_darwin.merge.method import register as register_method
 
     register_method()

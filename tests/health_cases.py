@@ -92,7 +92,7 @@ def merge(config: dict, out: Path) -> Path:
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
-    from mergekit_darwin.method import register
+    from mergekit_darwin.merge.method import register
 
     register()
     text = yaml.safe_dump(config, sort_keys=False)

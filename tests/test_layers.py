@@ -1,49 +1,40 @@
-"""The package is layered: no import runs upward, and heavy libraries stay out below."""
+"""The rule of the house: rooms stand left to right; imports run leftward only."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 
-# Lower layers first; a module may import only what stands in earlier rows or its own.
-# A package stands where its name stands, but for modules of it that are named apart.
-LAYERS = (
-    {"errors", "host", "_autoload", "masks", "threads", "filters"},
-    {"documents"},
-    {"sites", "genome", "profile", "kernel"},
-    {"report", "soundness"},
-    {"ratios"},
-    {"tables"},
-    {"options", "ratio_screen", "screen"},
-    {"settings"},
-    {"checkpoints"},
-    {"run_record"},
-    {"run_checks"},
-    {"run_plan"},
-    {"method"},
-    {"prescribe", "fit"},
-    {"explain_scores", "export"},
-    {"explain"},
-    {"probes", "weights", "statics"},
-    {"decoder"},
-    {"names"},
-    {"importance"},
-    {"attribution", "partial"},
+# In the order in which the data passes them; rooms of one row do not know each other.
+ROOMS = (
+    {"errors", "files", "talk", "plots", "host"},  # the ground
+    {"kernel", "models"},
     {"scan"},
+    {"ratios"},
+    {"merge", "search"},
+    {"refit"},
     {"health"},
-    {"plots"},
-    {"health.output"},
-    {"health.checking", "health.__init__"},
-    {"recipe", "proxy"},
-    {"fitness", "search"},
-    {"evolve"},
+    {"evolve", "delphi"},
     {"cli"},
 )
-LIGHT = ("errors", "sites", "genome", "profile", "report", "ratios", "kernel", "masks")
+DOORS = {"__init__", "__main__", "_autoload"}  # the face, and what Python starts
+LIGHT = (
+    "errors",
+    "models.names",
+    "ratios.genome",
+    "kernel.profile",
+    "scan.report",
+    "ratios.rules",
+    "kernel.dare_ties",
+    "kernel.masks",
+)
 
 
 def imports_of(path: Path) -> set[str]:
@@ -65,41 +56,59 @@ def is_module(name: str) -> bool:
     return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
 
 
-def rank_of(name: str) -> int:
-    """Return the row of a module, by its own name or else its package's."""
-    for row, names in enumerate(LAYERS):
-        if name in names:
-            return row
-    return rank_of(name.rpartition(".")[0])
-
-
-def upward(path: Path) -> list[str]:
-    """Return the imports of a file that run upward."""
-    own = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    return [
-        f"{own} imports {name}"
-        for name in sorted(imports_of(path))
-        if rank_of(name) > rank_of(own) and name.split(".")[0] != own.split(".")[0]
-    ]
-
-
-def test_no_import_runs_upward() -> None:
-    files = [
-        path
+def house() -> dict[str, set[str]]:
+    """Return what every module imports, but for the doors, which open late."""
+    modules = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.parent != PACKAGE or path.name not in ("__init__.py", "__main__.py")
+    }
+    return {
+        name.removesuffix(".__init__"): imports_of(path)
+        for name, path in modules.items()
+        if name not in DOORS
+    }
+
+
+def row_of(module: str) -> int:
+    """Return the row of a module's room; a module outside every room is an error."""
+    room = module.split(".")[0]
+    return next(row for row, names in enumerate(ROOMS) if room in names)
+
+
+def crossing(modules: dict[str, set[str]]) -> list[str]:
+    """Return the imports that run to the right, or to a neighbour of the same row."""
+    return [
+        f"{module} imports {other}"
+        for module, imported in modules.items()
+        for other in sorted(imported)
+        if row_of(other) >= row_of(module)
+        and row_of(module) > 0
+        and other.split(".")[0] != module.split(".")[0]
     ]
-    assert len(files) > 50
-    hooks = PACKAGE / "_autoload.py"  # calls register() late, that is its whole job
-    assert [line for path in files if path != hooks for line in upward(path)] == []
 
 
-def test_an_upward_import_is_caught(tmp_path: Path) -> None:
-    copy = tmp_path / "errors.py"
-    text = (PACKAGE / "errors.py").read_text(encoding="utf-8")
-    copy.write_text(text + "\nfrom mergekit_darwin import ratios\n", encoding="utf-8")
-    assert imports_of(copy) == {"ratios"}
-    assert rank_of("ratios") > rank_of("errors")
+def test_every_module_stands_in_a_room() -> None:
+    for module in house():
+        assert 0 <= row_of(module) < len(ROOMS)
+
+
+def test_a_room_imports_only_rooms_to_its_left() -> None:
+    assert len(house()) > 50
+    assert crossing(house()) == []
+
+
+def test_an_import_to_the_right_or_to_a_neighbour_is_caught() -> None:
+    modules = {"scan.run": {"ratios.rules"}, "kernel.masks": {"models.names"}}
+    assert crossing(modules) == [
+        "scan.run imports ratios.rules",
+        "kernel.masks imports models.names",
+    ]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    tuple(TopologicalSorter(house()).static_order())
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
 
 
 def test_core_rules_import_neither_mergekit_nor_transformers() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mergekit_darwin.cli.common import setup_logging, verbosity
+from mergekit_darwin.talk import setup_logging, verbosity
 
 _INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
 _BAD_HEALTH = 3

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mergekit_darwin.cli.common import setup_logging, verbosity
 from mergekit_darwin.health.thresholds import Thresholds
+from mergekit_darwin.talk import setup_logging, verbosity
 
 UNHEALTHY = 3  # the exit code of a verdict that is bad
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,11 +91,11 @@ def main(
     CHILD and parents are folders or names on the hub. Exit code 0: healthy or with
     warnings; 3: unhealthy. Without --out nothing is written where CHILD is no folder.
     """
-    from mergekit_darwin.health.checking import check
-    from mergekit_darwin.health.output import default_out, health_json, health_text
-    from mergekit_darwin.probes import read_probes
-    from mergekit_darwin.report import read_report
-    from mergekit_darwin.weights import ProbeOptions
+    from mergekit_darwin.health.run import check
+    from mergekit_darwin.health.screen import default_out, health_json, health_text
+    from mergekit_darwin.models.opened import ProbeOptions
+    from mergekit_darwin.scan.probes import read_probes
+    from mergekit_darwin.scan.report import read_report
 
     setup_logging(verbose, quiet)
     lines = {line.name: rest.pop(line.name) for line in fields(Thresholds)}

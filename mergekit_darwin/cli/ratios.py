@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_darwin.cli.common import setup_logging, verbosity
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.filters import METHODS
+from mergekit_darwin.merge.filters import METHODS
+from mergekit_darwin.talk import setup_logging, verbosity
 
 if TYPE_CHECKING:
     from mergekit.options import MergeOptions
@@ -91,7 +91,7 @@ def _deliver(text: str, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
         return
-    from mergekit_darwin.run_record import write_whole
+    from mergekit_darwin.merge.run_record import write_whole
 
     write_whole(out, text)
     LOG.info("wrote %s", out)
@@ -99,8 +99,8 @@ def _deliver(text: str, out: Path | None) -> None:
 
 def check(config_file: str, options: MergeOptions, *, quiet: bool) -> None:
     """Print the header-only check to stderr; leave with 1 if the merge cannot work."""
-    from mergekit_darwin.fit.models import fit_of
-    from mergekit_darwin.prescribe import read_config
+    from mergekit_darwin.merge.fit.models import fit_of
+    from mergekit_darwin.merge.preview import read_config
 
     findings = fit_of(read_config(config_file), options)
     for finding in findings:
@@ -120,18 +120,18 @@ def _answer(
     quiet: bool,
 ) -> str:
     """Return what was asked for as text; draws the picture on the way."""
-    from mergekit_darwin.explain import explain as explain_tensor
-    from mergekit_darwin.export import plain_yaml
-    from mergekit_darwin.prescribe import plan_run, prescribe_run, read_config
-    from mergekit_darwin.ratio_screen import ratio_screen
-    from mergekit_darwin.tables import table_csv, table_json
+    from mergekit_darwin.merge.explain import explain as explain_tensor
+    from mergekit_darwin.merge.preview import plan_run, prescribe_run, read_config
+    from mergekit_darwin.merge.yaml import plain_yaml
+    from mergekit_darwin.ratios.screen import ratio_screen
+    from mergekit_darwin.ratios.table import table_csv, table_json
 
     planned = plan_run(read_config(config_file), options)
     if explain is not None and plot is None:
         return explain_tensor(planned, explain)
     rows = prescribe_run(planned, quiet=quiet)
     if plot is not None:
-        from mergekit_darwin.plots.ratios import plot_ratios
+        from mergekit_darwin.ratios.picture import plot_ratios
 
         plot_ratios(rows, plot)
     if explain is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mergekit_darwin.cli.common import setup_logging, verbosity
+from mergekit_darwin.talk import setup_logging, verbosity
 
 
 @click.command()
@@ -65,9 +65,10 @@ def main(
     FATHER and MOTHER are folders or names on the hub, as in a merge configuration.
     Stopped and started again with the same words, the scan goes on where it was.
     """
-    from mergekit_darwin.plots.scan import draw
-    from mergekit_darwin.probes import read_probes, standard_probes
-    from mergekit_darwin.scan import ProbeOptions, scan, screen
+    from mergekit_darwin.ratios.report_picture import draw
+    from mergekit_darwin.ratios.report_screen import screen
+    from mergekit_darwin.scan.probes import read_probes, standard_probes
+    from mergekit_darwin.scan.run import ProbeOptions, scan
 
     setup_logging(verbose, quiet)
     chosen = read_probes(probes) if probes else standard_probes()

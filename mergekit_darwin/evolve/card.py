@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from mergekit_darwin.evolve.context import Run, versions
-from mergekit_darwin.evolve.diagnosis import Diagnosis
+from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import MANIFEST, Comparison
 from mergekit_darwin.evolve.log import Evaluation, write_whole
 from mergekit_darwin.evolve.pages import findings, heldout_table, read_ratio_rows
-from mergekit_darwin.genome import Genome
+from mergekit_darwin.ratios.genome import Genome
 
 KEY = "mergekit_darwin"  # of our part of a card's metadata
 

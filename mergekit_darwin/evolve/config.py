@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, nearest
-from mergekit_darwin.genome import MAX_BLOCKS
+from mergekit_darwin.ratios.genome import MAX_BLOCKS
 from mergekit_darwin.search import SearchOptions
 
 # Prefixes of public benchmarks, as mergekit-evolve refuses them (mergekit 0.1.5,

@@ -18,6 +18,7 @@ import yaml
 import mergekit_darwin
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.config import EvolveConfig, config_yaml
+from mergekit_darwin.evolve.fitness import Exam
 from mergekit_darwin.evolve.log import (
     Evaluation,
     EvaluationLog,
@@ -27,8 +28,7 @@ from mergekit_darwin.evolve.log import (
     write_whole,
 )
 from mergekit_darwin.evolve.workers import Job, Outcome, Part, Pool
-from mergekit_darwin.fitness import Exam
-from mergekit_darwin.genome import Genome
+from mergekit_darwin.ratios.genome import Genome
 
 LOG = logging.getLogger("mergekit_darwin")
 PACKAGES = ("mergekit", "torch", "transformers", "lm_eval", "cma", "numpy")

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_darwin.evolve.breeding import best_of, genome_of
+from mergekit_darwin.evolve.breed import best_of, genome_of
 from mergekit_darwin.evolve.context import Run, Subject, heldout_items, measure
-from mergekit_darwin.evolve.diagnosis import Diagnosis, subject_of, task_probes
+from mergekit_darwin.evolve.diagnose import Diagnosis, subject_of, task_probes
 from mergekit_darwin.evolve.log import Evaluation, write_whole
 from mergekit_darwin.evolve.results import Paired, Row, better, paired, row_of
-from mergekit_darwin.genome import Genome, genome_json, make_genome
-from mergekit_darwin.recipe import genome_yaml, recipe_hash, uniform_yamls
+from mergekit_darwin.merge.recipe import genome_yaml, recipe_hash, uniform_yamls
+from mergekit_darwin.ratios.genome import Genome, genome_json, make_genome
 from mergekit_darwin.search import Space
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -50,7 +50,7 @@ def make_final_model(run: Run, trust_remote_code: bool) -> Path:
     """Return RUN/final_model, made by a plain mergekit run of best.yml if need be."""
     from mergekit.options import MergeOptions
 
-    from mergekit_darwin.evolve.merging import merge_to
+    from mergekit_darwin.merge.into import merge_to
 
     final, aside = run.folder / "final_model", run.folder / "final_model.part"
     text = (run.folder / "best.yml").read_text(encoding="utf-8")

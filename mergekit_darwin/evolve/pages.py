@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.evolve.breeding import genome_of, proxy_quality
+from mergekit_darwin.evolve.breed import genome_of, proxy_quality
 from mergekit_darwin.evolve.context import Run, versions
-from mergekit_darwin.evolve.diagnosis import Diagnosis
+from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import Comparison
 from mergekit_darwin.evolve.log import Evaluation, write_whole
-from mergekit_darwin.evolve.results import Row, verdict
-from mergekit_darwin.genome import Genome, make_genome
-from mergekit_darwin.plots.evolve import (
+from mergekit_darwin.evolve.picture import (
     plot_genome,
     plot_heldout,
     plot_ratio_map,
     plot_scores,
 )
+from mergekit_darwin.evolve.results import Row, verdict
+from mergekit_darwin.ratios.genome import Genome, make_genome
 
 LOG = logging.getLogger("mergekit_darwin")
 

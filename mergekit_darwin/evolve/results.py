@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mergekit_darwin.evolve.fitness import Exam, standard_error
 from mergekit_darwin.evolve.log import Evaluation
-from mergekit_darwin.fitness import Exam, standard_error
 
 Items = Mapping[str, Sequence[float]]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mergekit_darwin.evolve.breeding import (
+from mergekit_darwin.evolve.breed import (
     breed_children,
     choose,
     genome_of,
@@ -19,7 +19,7 @@ from mergekit_darwin.evolve.breeding import (
 from mergekit_darwin.evolve.card import write_card
 from mergekit_darwin.evolve.config import EvolveConfig, check_benchmarks
 from mergekit_darwin.evolve.context import Run, freeze, graceful
-from mergekit_darwin.evolve.diagnosis import Diagnosis, diagnose
+from mergekit_darwin.evolve.diagnose import Diagnosis, diagnose
 from mergekit_darwin.evolve.finish import (
     Comparison,
     check_health,
@@ -28,11 +28,11 @@ from mergekit_darwin.evolve.finish import (
     random_search,
     write_best,
 )
+from mergekit_darwin.evolve.fitness import shared_items
 from mergekit_darwin.evolve.log import LOG_NAME, Evaluation, EvaluationLog, locked
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
 from mergekit_darwin.evolve.progress import Progress, logging_to
 from mergekit_darwin.evolve.workers import Bench, Pool, RayPool, SerialPool, Worker
-from mergekit_darwin.fitness import shared_items
 
 LOG = logging.getLogger("mergekit_darwin")
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.config import EvolveConfig
-from mergekit_darwin.fitness import Exam, Marks, load_exams, measure
+from mergekit_darwin.evolve.fitness import Exam, Marks, load_exams, measure
 
 LOG = logging.getLogger("mergekit_darwin")
 Part = Literal["search", "heldout"]
@@ -149,7 +149,7 @@ class Worker:
         prefix = f"candidate-{job.index}-"
         folder = tempfile.mkdtemp(prefix=prefix, dir=self.bench.scratch)
         try:
-            from mergekit_darwin.evolve.merging import merge_to
+            from mergekit_darwin.merge.into import merge_to
 
             merge_to(job.recipe, Path(folder), self._options)
             yield self._load(folder), self._tokenizer("merged", folder), folder
@@ -157,7 +157,7 @@ class Worker:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _merged_inside(self, text: str) -> Any:
-        from mergekit_darwin.evolve.merging import merge_into, output_config
+        from mergekit_darwin.merge.into import merge_into, output_config
 
         config = self.bench.config
         if config.tokenizer or config.tokenizer_source:

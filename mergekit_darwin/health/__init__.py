@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mergekit_darwin.health.schema import Finding, Health, read_health, verdict_of
+from mergekit_darwin.health.report import Finding, Health, read_health, verdict_of
 from mergekit_darwin.health.thresholds import RULES, Thresholds
 
 if TYPE_CHECKING:
-    from mergekit_darwin.health.checking import check
+    from mergekit_darwin.health.run import check
 
 __all__ = [
     "RULES",
@@ -26,7 +26,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "check":
-        from mergekit_darwin.health.checking import check
+        from mergekit_darwin.health.run import check
 
         return check
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

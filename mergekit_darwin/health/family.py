@@ -8,17 +8,17 @@ from pathlib import Path
 from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
-from mergekit_darwin.checkpoints import Checkpoint, open_checkpoint, parse_model
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.health.files import read_config
-from mergekit_darwin.health.recipe import (
+from mergekit_darwin.health.again import (
     Recipe,
     Verify,
     check_places,
     looks_local,
     read_recipe,
 )
-from mergekit_darwin.health.weights import forget
+from mergekit_darwin.health.facts import forget
+from mergekit_darwin.health.files import read_config
+from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint, parse_model
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mergekit_darwin.checkpoints import Checkpoint
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.health.schema import Finding, finding
+from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
+from mergekit_darwin.models.checkpoint import Checkpoint
 
 _SHAPING = (  # config values that change what weights mean; our choice
     "model_type",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mergekit_darwin.health.schema import Answer, Finding, finding
+from mergekit_darwin.health.report import Answer, Finding, finding
 from mergekit_darwin.health.thresholds import Severity, Thresholds
 
 _LARGEST = 50.0  # nats, so that a ratio stays finite; a ratio where one parent has 0

@@ -12,13 +12,13 @@ from mergekit_darwin.health.function_rules import (
     importance_findings,
     perplexity_findings,
 )
-from mergekit_darwin.health.schema import Answer, Finding, Measured, finding
+from mergekit_darwin.health.report import Answer, Finding, Measured, finding
 from mergekit_darwin.health.speech import answer_prompts, prompts_of
 from mergekit_darwin.health.thresholds import Severity, Thresholds
-from mergekit_darwin.importance import Progress, measure_importance
-from mergekit_darwin.probes import Probe
-from mergekit_darwin.report import ModelReport, Report
-from mergekit_darwin.weights import ProbeOptions, open_model
+from mergekit_darwin.models.opened import ProbeOptions, open_model
+from mergekit_darwin.scan.importance import Progress, measure_importance
+from mergekit_darwin.scan.probes import Probe
+from mergekit_darwin.scan.report import ModelReport, Report
 
 LOG = logging.getLogger(__name__)
 

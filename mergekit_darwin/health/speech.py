@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from mergekit_darwin.health.function_rules import fault_of
-from mergekit_darwin.health.schema import Answer
-from mergekit_darwin.probes import Probe
+from mergekit_darwin.health.report import Answer
+from mergekit_darwin.scan.probes import Probe
 
 TOKENS = 24  # of an answer; our choice
 PROMPTS = 2  # of each probe; our choice

@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from mergekit_darwin.checkpoints import Checkpoint
-from mergekit_darwin.health.schema import Finding, finding
+from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
+from mergekit_darwin.models.checkpoint import Checkpoint
 
 LOG = logging.getLogger(__name__)
 

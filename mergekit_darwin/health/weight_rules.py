@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from mergekit_darwin.health.course import Course
-from mergekit_darwin.health.schema import Finding, Value, finding
+from mergekit_darwin.health.facts import TensorFacts
+from mergekit_darwin.health.report import Finding, Value, finding
 from mergekit_darwin.health.thresholds import Severity, Thresholds
-from mergekit_darwin.health.weights import TensorFacts
-from mergekit_darwin.profile import Profile
+from mergekit_darwin.kernel.profile import Profile
 
 _FEW = 64  # elements; fewer say nothing of precision or of duplicates; our choice
 _KINDS = 4  # tensors of a kind that make a median; our choice

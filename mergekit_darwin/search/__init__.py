@@ -27,6 +27,18 @@ from mergekit_darwin.search.breed import (
 from mergekit_darwin.search.breed import (
     breed as breed,
 )
+from mergekit_darwin.search.cma import (
+    SearchOptions as SearchOptions,
+)
+from mergekit_darwin.search.cma import (
+    Strategy as Strategy,
+)
+from mergekit_darwin.search.cma import (
+    make_cma as make_cma,
+)
+from mergekit_darwin.search.cma import (
+    maximise as maximise,
+)
 from mergekit_darwin.search.space import (
     Array as Array,
 )
@@ -35,16 +47,4 @@ from mergekit_darwin.search.space import (
 )
 from mergekit_darwin.search.space import (
     make_space as make_space,
-)
-from mergekit_darwin.search.strategy import (
-    SearchOptions as SearchOptions,
-)
-from mergekit_darwin.search.strategy import (
-    Strategy as Strategy,
-)
-from mergekit_darwin.search.strategy import (
-    make_cma as make_cma,
-)
-from mergekit_darwin.search.strategy import (
-    maximise as maximise,
 )

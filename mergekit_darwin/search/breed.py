@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mergekit_darwin.search.belief import Belief, Surrogate
+from mergekit_darwin.search.cma import SearchOptions, make_cma, maximise
 from mergekit_darwin.search.space import Space
-from mergekit_darwin.search.strategy import SearchOptions, make_cma, maximise
 
 Array = npt.NDArray[np.float64]
 Driver = Generator["Ask", Sequence[float | None], "Memory"]

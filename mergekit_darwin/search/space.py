@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mergekit_darwin.genome import (
+from mergekit_darwin.ratios.genome import (
     Gene,
     Genome,
     extended_genes,

@@ -1,0 +1,139 @@
+"""What is known of every tensor of a child: streamed, one tensor of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mergekit.common import ModelReference
+from mergekit.io.tasks import LoaderCache, LoadTensor
+from mergekit.options import MergeOptions
+
+from mergekit_darwin.health.course import Course, measure_course
+from mergekit_darwin.kernel.profile import Profile, pattern_counts, profile_counts
+from mergekit_darwin.models.checkpoint import is_present, model_loads
+from mergekit_darwin.models.names import site_of
+
+Role = str  # "child", "father", "mother" or "base"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor of a child beside the same of its parents.
+
+    child, father, mother: static profiles, None where a model lacks the tensor or it
+    has no floating-point profile; shapes and dtypes by role; equal: roles whose
+    tensor has the same bits; unused_bits: low mantissa bits that are zero in every
+    element, by role; course None where there is nothing to compare.
+    """
+
+    name: str
+    layer: int | None
+    shapes: Mapping[Role, tuple[int, ...]]
+    dtypes: Mapping[Role, str]
+    child: Profile | None
+    father: Profile | None
+    mother: Profile | None
+    equal: frozenset[Role]
+    unused_bits: Mapping[Role, int]
+    course: Course | None
+
+    @property
+    def kind(self) -> str:
+        """The tensor's name without its layer: what all layers have alike."""
+        if self.layer is None:
+            return self.name
+        return self.name.replace(f".{self.layer}.", ".*.", 1)
+
+
+def forget(models: Mapping[Role, ModelReference]) -> None:
+    """Drop mergekit's open files of these models; they may have been written anew."""
+    for reference in models.values():
+        LoaderCache().loaders.pop(reference, None)
+
+
+def stream_facts(
+    models: Mapping[Role, ModelReference],
+    options: MergeOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[TensorFacts]:
+    """Yield the facts of every tensor that a merge of these models would touch.
+
+    models holds child, father, mother and perhaps base; a tensor that the child lacks
+    is yielded too. At most one tensor of each model is in memory. progress gets
+    (tensors done, tensors in all).
+    """
+    loads = {role: model_loads(model, options) for role, model in models.items()}
+    names = list(dict.fromkeys(name for rows in loads.values() for name in rows))
+    for done, name in enumerate(names, start=1):
+        present = {
+            role: rows[name]
+            for role, rows in loads.items()
+            if name in rows and is_present(rows[name])
+        }
+        if set(present) - {"base"}:
+            yield _facts(name, present)
+        if progress is not None:
+            progress(done, len(names))
+
+
+def _facts(name: str, present: Mapping[Role, LoadTensor]) -> TensorFacts:
+    loaded = {role: load.execute() for role, load in present.items()}
+    tensors = {role: row for role, row in loaded.items() if row is not None}
+    profiles: dict[Role, Profile] = {}
+    unused: dict[Role, int] = {}
+    for role in ("child", "father", "mother"):
+        if role in tensors and tensors[role].is_floating_point():
+            kind, counts = pattern_counts(tensors[role])
+            profiles[role] = profile_counts(kind, counts)
+            unused[role] = _unused_bits(np.flatnonzero(counts))
+    clean = all(row.nan == row.inf == 0 for row in profiles.values())
+    return TensorFacts(
+        name=name,
+        layer=site_of(name).layer,
+        shapes={role: tuple(row.shape) for role, row in tensors.items()},
+        dtypes={
+            role: str(row.dtype).removeprefix("torch.") for role, row in tensors.items()
+        },
+        child=profiles.get("child"),
+        father=profiles.get("father"),
+        mother=profiles.get("mother"),
+        equal=_equal(tensors),
+        unused_bits=unused,
+        course=_course(tensors) if clean and len(profiles) == 3 else None,
+    )
+
+
+def _unused_bits(patterns: npt.NDArray[np.int64]) -> int:
+    """Return how many low bits are zero in all of these 16-bit patterns."""
+    used = int(np.bitwise_or.reduce(patterns & 0x7FFF)) if patterns.size else 0
+    return (used & -used).bit_length() - 1 if used else 0
+
+
+def _equal(tensors: Mapping[Role, torch.Tensor]) -> frozenset[Role]:
+    if "child" not in tensors:
+        return frozenset()
+    child = tensors["child"]
+    return frozenset(
+        role
+        for role, row in tensors.items()
+        if role != "child" and same_bits(child, row)
+    )
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors agree in type, shape and every byte; NaN included."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    left, right = (row.contiguous().reshape(-1) for row in (one, other))
+    return torch.equal(left.view(torch.uint8), right.view(torch.uint8))
+
+
+def _course(tensors: Mapping[Role, torch.Tensor]) -> Course | None:
+    base = tensors.get("base")
+    if base is not None and base.shape != tensors["child"].shape:
+        base = None
+    return measure_course(tensors["child"], tensors["father"], tensors["mother"], base)

@@ -1,0 +1,206 @@
+"""The check as a whole: which models, in which order, what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mergekit.common import ModelReference
+from mergekit.options import MergeOptions
+from tqdm import tqdm
+
+from mergekit_darwin.health import files
+from mergekit_darwin.health.again import Verify, recipe_findings
+from mergekit_darwin.health.facts import TensorFacts, same_bits, stream_facts
+from mergekit_darwin.health.family import Family, open_family
+from mergekit_darwin.health.probing import (
+    check_probes,
+    measured,
+    probe_family,
+    probe_findings,
+)
+from mergekit_darwin.health.report import Finding, Health, verdict_of
+from mergekit_darwin.health.screen import write_health
+from mergekit_darwin.health.thresholds import Thresholds
+from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
+from mergekit_darwin.health.weight_rules import count_facts, weight_findings
+from mergekit_darwin.models.checkpoint import Checkpoint, model_loads
+from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.scan.importance import Progress
+from mergekit_darwin.scan.probes import Probe, standard_probes
+from mergekit_darwin.scan.report import Report, check_identity
+
+
+def check(
+    child: str,
+    *,
+    father: str | None = None,
+    mother: str | None = None,
+    base: str | None = None,
+    report: Report | None = None,
+    out: Path | None = None,
+    options: ProbeOptions | None = None,
+    thresholds: Thresholds | None = None,
+    verify: Verify = "sample",
+    probes: Sequence[Probe] | None = None,
+    progress: bool = False,
+) -> Health:
+    """Return the health of a merged model, seen against its parents.
+
+    Models are paths or hub names. Parents and base left out come from the child's
+    mergekit_config.yml. With a report the parents' probes are taken from it. probes
+    None means the standard ones, an empty list none at all. verify merges tensors of a
+    darwin_v6 child again (sample: eight) and compares bits. With out, health.json and
+    health.png are written into that folder; progress shows bars on stderr. Raises
+    DarwinError if a model cannot be opened or the parents are unknown.
+    """
+    options, thresholds = options or ProbeOptions(), thresholds or Thresholds()
+    probes = standard_probes() if probes is None else list(probes)
+    merging = merge_options(options)
+    family = open_family(child, father, mother, base, verify, merging)
+    if report is not None:
+        options = _fitting(report, family, probes, options)
+    facts = _stream(family, merging, progress)
+    found = _file_findings(family, merging) + weight_findings(facts, thresholds)
+    found += _tokenizer_findings(family, probes, options)
+    again, verified = _verify(family, verify, merging, progress)
+    with _bar("probes", progress) as advance:
+        probed, trouble = probe_family(family.names, report, probes, options, advance)
+    found += [*again, *trouble, *probe_findings(probed, thresholds)]
+    health = Health(
+        verdict=verdict_of(found),
+        child=child,
+        father=family.names["father"],
+        mother=family.names["mother"],
+        base=family.names.get("base"),
+        findings=found,
+        counts=_counts(facts, found, verified),
+        settings=_settings(options, thresholds, verify),
+        measured=measured(probed),
+    )
+    if out is not None:
+        write_health(health, Path(out))
+    return health
+
+
+def _fitting(
+    report: Report, family: Family, probes: Sequence[Probe], options: ProbeOptions
+) -> ProbeOptions:
+    """Return options that probe the child as the report's parents were probed.
+
+    Raises DarwinError if the report is of other models, or of other probes.
+    """
+    father, mother = family.parents
+    check_identity(report, father.digest, mother.digest)
+    if not report.father.probes:
+        return options
+    check_probes(report, probes)
+    return replace(options, max_tokens=report.settings.tokens)
+
+
+@contextmanager
+def _bar(words: str, shown: bool) -> Iterator[Progress]:
+    """Show progress on stderr; give what is to be called with (done, total)."""
+    with tqdm(desc=words, disable=not shown, leave=False) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+def _stream(family: Family, options: MergeOptions, shown: bool) -> list[TensorFacts]:
+    """Return the facts; a layer is compared only where depths are the same."""
+    models: dict[str, ModelReference] = {
+        role: row.reference for role, row in family.checkpoints.items()
+    }
+    with _bar("weights", shown) as advance:
+        facts = list(stream_facts(models, options, advance))
+    if family.same_depth:
+        return facts
+    return [
+        row
+        if row.layer is None
+        else replace(row, father=None, mother=None, course=None, equal=frozenset())
+        for row in facts
+    ]
+
+
+def _file_findings(family: Family, options: MergeOptions) -> list[Finding]:
+    child, config = family.checkpoints["child"], family.configs["child"]
+    found = files.name_findings(
+        files.loading_info(child, options), child, family.parents
+    )
+    tied = {role: files.is_tied(row) for role, row in family.configs.items()}
+    parents = {role: row for role, row in tied.items() if role != "child"}
+    found += files.head_findings(tied["child"], parents, _head_differs(child, options))
+    found += files.dtype_findings(child, config, family.parents)
+    return found + files.config_findings(
+        config, family.configs["father"], family.configs["mother"]
+    )
+
+
+def _head_differs(child: Checkpoint, options: MergeOptions) -> bool | None:
+    """Return whether head and embedding, if both are stored, differ in any bit."""
+    stored = files.head_and_embedding(child.headers)
+    if stored is None:
+        return None
+    loads = model_loads(child.reference, options)
+    one = next(iter(loads.values()))
+    head, rows = (one.model_copy(update=_plain(name)).execute() for name in stored)
+    return head is None or rows is None or not same_bits(head, rows)
+
+
+def _plain(name: str) -> dict[str, object]:
+    return {"tensor": name, "aliases": None, "tied_names": None}
+
+
+def _tokenizer_findings(
+    family: Family, probes: Sequence[Probe], options: ProbeOptions
+) -> list[Finding]:
+    child, father, mother = (
+        load_tokenizer(family.checkpoints[role], options.trust_remote_code)
+        for role in ("child", "father", "mother")
+    )
+    texts = [item.prompt + item.completion for probe in probes for item in probe.items]
+    return tokenizer_findings(child, father, mother, texts[:: max(1, len(probes))])
+
+
+def _verify(
+    family: Family, verify: Verify, options: MergeOptions, shown: bool
+) -> tuple[list[Finding], int]:
+    recipe = family.recipe
+    if recipe is None or not recipe.ours or verify == "none":
+        return [], 0
+    child = model_loads(family.checkpoints["child"].reference, options)
+    with _bar("merging again", shown) as advance:
+        return recipe_findings(recipe, child, verify, options, advance)
+
+
+def _counts(
+    facts: Sequence[TensorFacts], found: Sequence[Finding], verified: int
+) -> dict[str, int]:
+    severities = [item.severity for item in found]
+    return {
+        **count_facts(facts),
+        "verified": verified,
+        "errors": severities.count("error"),
+        "warnings": severities.count("warning"),
+        "notes": severities.count("note"),
+    }
+
+
+def _settings(
+    options: ProbeOptions, thresholds: Thresholds, verify: Verify
+) -> dict[str, float | int | str | bool | None]:
+    return {
+        "device": options.device,
+        "dtype": options.dtype,
+        "tokens": options.max_tokens,
+        "stream": options.stream,
+        "verify": verify,
+        **asdict(thresholds),
+    }

@@ -1,0 +1,1 @@
+"""darwin_v6 inside mergekit."""

@@ -1,1 +1,0 @@
-"""Pictures of reports; each module draws one kind, with matplotlib's Agg canvas."""

@@ -1,0 +1,1 @@
+"""A report and a genome in, a row a tensor out."""

@@ -1,0 +1,167 @@
+"""The pictures of a scan: layers by probes, and gains over the base."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from mergekit_darwin.models.names import site_of
+from mergekit_darwin.ratios.report_screen import layer_ratios
+from mergekit_darwin.scan.report import ModelReport, Report
+
+_FATHER, _MOTHER = "#2166ac", "#b2182b"  # the ends of the map RdBu_r
+Grid = npt.NDArray[np.float64]
+
+
+def draw(report: Report, folder: Path) -> list[str]:
+    """Write mds.png and, if the report has gains, gains.png; returns their names."""
+    draw_scan(report, folder / "mds.png")
+    if not report.father.gain:
+        return ["mds.png"]
+    draw_gains(report, folder / "gains.png")
+    return ["mds.png", "gains.png"]
+
+
+def draw_scan(report: Report, file: Path) -> None:
+    """Write mds.png: probe distances of both parents, and mri_ratio by layer.
+
+    One row a layer, the first on top. The third panel shows how far the mean published
+    mri_ratio of a layer's tensors lies from 0.5: left is Father, right is Mother.
+    """
+    names = list(report.settings.probes)
+    grids = [
+        np.array([model.probes[name] for name in names], dtype=float).T
+        for model in (report.father, report.mother)
+        if model.probes
+    ]
+    if not grids:
+        return _draw_empty(file)
+    depth = max(grid.shape[0] for grid in grids)
+    figure = _figure(depth, 1.9 + 0.62 * len(names))
+    most = max(float(grid.max()) for grid in grids)
+    panels = figure.subplots(1, 3, width_ratios=[1, 1, 1])
+    for axes, grid, role in zip(panels[:2], grids, ("Father", "Mother"), strict=True):
+        image = _heat(axes, grid, depth, names, "viridis", (0.0, most))
+        axes.set_title(role)
+    figure.colorbar(
+        image,
+        ax=list(panels[:2]),
+        location="bottom",
+        shrink=0.6,
+        aspect=40,
+        label="cosine distance of the output without the layer",
+    )
+    _ratio_panel(panels[2], np.array(layer_ratios(report)) - 0.5, depth)
+    _save(figure, file)
+
+
+def draw_gains(report: Report, file: Path) -> None:
+    """Write gains.png: first-order gains over the base, by layer and probe.
+
+    Each cell is the sum over a layer's tensors, in nats a token: above 0 (green) the
+    parent's task vector lowers the probe's loss. The row below the layers holds all
+    tensors outside them.
+    """
+    names = list(report.settings.probes)
+    depth = max(report.father.layers, report.mother.layers)
+    grids = [_gain_grid(m, names, depth) for m in (report.father, report.mother)]
+    most = max(float(np.abs(grid).max()) for grid in grids) or 1.0
+    figure = _figure(depth + 1, 1.9 + 0.62 * len(names), panels=2)
+    panels = figure.subplots(1, 2)
+    for axes, grid, role in zip(panels, grids, ("Father", "Mother"), strict=True):
+        image = _heat(axes, grid, depth + 1, names, "PiYG", (-most, most))
+        axes.set_title(role)
+        ticks = [tick for tick in axes.get_yticks() if 0 <= tick < depth]
+        axes.set_yticks([*ticks, depth], [*(f"{t:g}" for t in ticks), "rest"])
+    figure.colorbar(
+        image,
+        ax=list(panels),
+        location="bottom",
+        shrink=0.6,
+        aspect=40,
+        label="first-order gain over the base, nats a token",
+    )
+    _save(figure, file)
+
+
+def _gain_grid(model: ModelReport, names: list[str], depth: int) -> Grid:
+    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for column, name in enumerate(names):
+        for tensor, gain in model.gain.get(name, {}).items():
+            site = site_of(tensor)
+            inside = site.layer is not None and site.stack == model.stack
+            cells[site.layer if inside else depth, column].append(gain)  # type: ignore[index]
+    grid = np.zeros((depth + 1, len(names)))
+    for place, gains in cells.items():
+        grid[place] = math.fsum(gains)
+    return grid
+
+
+def _figure(depth: int, panel: float, panels: int = 3) -> Figure:
+    height = min(16.0, max(4.2, 2.4 + 0.17 * depth))
+    figure = Figure(figsize=(panel * panels, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _heat(
+    axes: Axes,
+    grid: Grid,
+    depth: int,
+    names: list[str],
+    colours: str,
+    limits: tuple[float, float],
+) -> AxesImage:
+    image = axes.imshow(
+        grid,
+        aspect="auto",
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+    )
+    axes.set_ylim(depth - 0.5, -0.5)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(0, depth, _step(depth)))
+    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+        axes.set_ylabel("layer")
+    return image
+
+
+def _step(depth: int) -> int:
+    return 1 if depth <= 20 else 5
+
+
+def _ratio_panel(axes: Axes, deviation: Grid, depth: int) -> None:
+    layers = np.arange(len(deviation))
+    colours = [_MOTHER if value > 0 else _FATHER for value in deviation]
+    axes.barh(layers, deviation, color=colours, height=0.8)
+    reach = max(0.005, 1.15 * float(np.abs(deviation).max(initial=0.0)))
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(depth - 0.5, -0.5)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(0, depth, _step(depth)))
+    axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+    axes.set_title("mri_ratio - 0.5")
+    axes.set_xlabel("← Father      Mother →")
+    axes.grid(axis="x", linewidth=0.4, alpha=0.6)
+
+
+def _draw_empty(file: Path) -> None:
+    figure = Figure(figsize=(5, 2))
+    FigureCanvasAgg(figure)
+    figure.text(0.5, 0.5, "This scan has no probes.", ha="center", va="center")
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file, dpi=130, metadata={"Software": None})

@@ -1,0 +1,114 @@
+"""What a report says, on one screen for a person."""
+
+from __future__ import annotations
+
+import math
+
+from mergekit_darwin.models.names import site_of
+from mergekit_darwin.ratios.rules import SPREAD_WARNING, report_scores
+from mergekit_darwin.scan.report import ModelReport, Report
+
+_TOP = 3
+
+
+def layer_ratios(report: Report) -> list[float]:
+    """Return the mean published mri_ratio of each probed layer's tensors, [L]."""
+    scores = report_scores(report, "published")
+    depth = min(report.father.layers, report.mother.layers)
+    values: list[list[float]] = [[] for _ in range(depth)]
+    for name, row in scores.items():
+        site = site_of(name)
+        if site.stack == report.father.stack and site.layer is not None:
+            if site.layer < depth:
+                values[site.layer].append(row.mri_ratio)
+    return [math.fsum(row) / len(row) if row else 0.5 for row in values]
+
+
+def spread(report: Report) -> tuple[float, float, float]:
+    """Return least, mean and most of the published mri_ratio over all tensors."""
+    ratios = [row.mri_ratio for row in report_scores(report, "published").values()]
+    if not ratios:
+        return 0.5, 0.5, 0.5
+    return min(ratios), math.fsum(ratios) / len(ratios), max(ratios)
+
+
+def screen(report: Report) -> str:
+    """Return the summary of a report: models, top layers, spread of mri_ratio."""
+    lines = []
+    for role, model in (
+        ("Father", report.father),
+        ("Mother", report.mother),
+        ("Base", report.base),
+    ):
+        if model is not None:
+            lines.append(_model_line(role, model))
+    if report.father.probes:
+        lines += ["", *_probe_lines(report)]
+    lines += ["", *_ratio_lines(report)]
+    if report.father.gain:
+        lines += ["", *_gain_lines(report)]
+    return "\n".join(lines)
+
+
+def _model_line(role: str, model: ModelReport) -> str:
+    numel = sum(row.numel for row in model.tensors.values())
+    depth = f", {model.layers} layers probed" if model.layers else ""
+    return (
+        f"{role + ':':8}{model.model}  ({len(model.tensors)} tensors,"
+        f" {_short(numel)} parameters{depth})"
+    )
+
+
+def _short(count: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def _probe_lines(report: Report) -> list[str]:
+    lines = ["Layers that matter most (distance of the output without them)"]
+    for name in report.settings.probes:
+        left, right = report.father.probes[name], report.mother.probes[name]
+        lines.append(f"  {name:<12} Father {_top(left):<34} Mother {_top(right)}")
+    return lines
+
+
+def _top(distances: list[float]) -> str:
+    order = sorted(range(len(distances)), key=lambda layer: -distances[layer])
+    return ", ".join(f"{layer}: {distances[layer]:.3f}" for layer in order[:_TOP])
+
+
+def _ratio_lines(report: Report) -> list[str]:
+    least, mean, most = spread(report)
+    line = f"mri_ratio: {least:.4f} to {most:.4f}, mean {mean:.4f}"
+    if most - least < SPREAD_WARNING:
+        return [
+            line,
+            "These parents are nearly the same to this scan: mri_trust will have"
+            " little to say.",
+        ]
+    ratios = layer_ratios(report)
+    order = sorted(range(len(ratios)), key=lambda layer: -abs(ratios[layer] - 0.5))
+    told = ", ".join(
+        f"{layer} ({'Mother' if ratios[layer] > 0.5 else 'Father'},"
+        f" {ratios[layer]:.3f})"
+        for layer in order[:5]
+    )
+    if not told:
+        return [line]
+    return [line, f"The parents differ most at layers {told}."]
+
+
+def _gain_lines(report: Report) -> list[str]:
+    lines = [
+        "First-order gain over the base, nats a token (positive: the task vector helps)"
+    ]
+    for name in report.settings.probes:
+        left = math.fsum(report.father.gain.get(name, {}).values())
+        right = math.fsum(report.mother.gain.get(name, {}).values())
+        better = "Father" if left > right else "Mother"
+        lines.append(
+            f"  {name:<12} Father {left:+.4f}   Mother {right:+.4f}   {better}"
+        )
+    return lines

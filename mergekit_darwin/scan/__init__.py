@@ -1,0 +1,1 @@
+"""Two parents in, a report out."""

@@ -1,0 +1,318 @@
+"""A decoder opened for scanning: its run of layers, driven one layer at a time.
+
+The model's own forward is used for all that lies before and after its layers, so that
+masks, positions, final norm and head are right for every architecture: its layers are
+replaced for a moment by stand-ins that note what they are called with (`record`) or
+hand on hidden states of ours (`finish`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.opened import OpenModel, load_on_call
+from mergekit_darwin.scan.probes import Encoded
+
+_MOST_LOGITS = 1 << 27  # elements of one head output, 512 MiB in float32
+_TOWERS = ("vision", "visual", "audio", "image", "speech", "encoder")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items padded on the right to one length, on the model's device.
+
+    ids is int64 [B, T]; real is bool [B, T], false on padding and special tokens;
+    rows [N] are the flat positions whose next token is of a completion, targets [N]
+    those tokens, owner [N] the item (0 <= owner < B) each belongs to. Padding needs no
+    mask: a causal decoder's real tokens never see what lies to their right.
+    """
+
+    ids: Tensor
+    real: Tensor
+    rows: Tensor
+    targets: Tensor
+    owner: Tensor
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the model hands to one layer beside the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    by_name: bool  # hidden states came as keyword `hidden_states`
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """An open model, its layers in order, and how they return hidden states.
+
+    extras is None if a layer returns a tensor, else how many things follow the hidden
+    states in the tuple that it returns.
+    """
+
+    source: OpenModel
+    layers: tuple[nn.Module, ...]
+    path: str
+    extras: int | None
+
+    @property
+    def depth(self) -> int:
+        """The number of layers, L."""
+        return len(self.layers)
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the layers have been seen."""
+
+
+def make_batch(items: Sequence[Encoded], device: str) -> Batch:
+    """Return items as one batch, padded with each item's last token."""
+    width = max(len(item.ids) for item in items)
+    ids, real, rows, targets, owner = [], [], [], [], []
+    for place, item in enumerate(items):
+        length = len(item.ids)
+        ids.append([*item.ids, *[item.ids[-1]] * (width - length)])
+        real.append([item.special <= t < length for t in range(width)])
+        for position in range(item.start, length):
+            rows.append(place * width + position - 1)
+            targets.append(item.ids[position])
+            owner.append(place)
+    return Batch(
+        ids=torch.tensor(ids, device=device),
+        real=torch.tensor(real, device=device),
+        rows=torch.tensor(rows, device=device),
+        targets=torch.tensor(targets, device=device),
+        owner=torch.tensor(owner, device=device),
+        lengths=tuple(len(item.ids) for item in items),
+    )
+
+
+def find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
+    """Return the path and list of the language model's layers.
+
+    It is the outermost list as long as the config says the text model is deep, outside
+    vision and audio towers. Raises DarwinError if there is none.
+    """
+    config: Any = model.config
+    text = config.get_text_config(decoder=True)
+    depth = getattr(text, "num_hidden_layers", None)
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    inner = [
+        row for row in found if not any(tower in row[0].lower() for tower in _TOWERS)
+    ]
+    for path, module in inner or found:
+        return path, module
+    raise DarwinError(
+        f"{name} must be a decoder with a list of {depth} layers for its probes; none"
+        f" was found in {type(model).__name__}. Scan it with --no-probes."
+    )
+
+
+def open_decoder(source: OpenModel) -> Decoder:
+    """Return the decoder of an open model; its layers' convention is tried out.
+
+    Raises DarwinError if layers exchange more than hidden states, as then skipping one
+    has no meaning.
+    """
+    path, modules = find_layers(source.model, source.name)
+    text: Any = source.model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    if getattr(text, "num_kv_shared_layers", 0):
+        raise DarwinError(
+            f"{source.name}: {text.num_kv_shared_layers} of its layers read keys and"
+            " values of other layers, so skipping a layer is not defined."
+            " Scan it with --no-probes."
+        )
+    if source.disk is not None:
+        load_on_call(source.disk, path)
+    decoder = Decoder(source, tuple(modules), path, None)
+    return Decoder(source, tuple(modules), path, _extras(decoder))
+
+
+def _extras(decoder: Decoder) -> int | None:
+    """Run the first layer for real on two tokens and look at what it returns."""
+    outputs: list[Any] = []
+    first = decoder.layers[0]
+    with decoder.source.loaded(f"{decoder.path}.0"), torch.no_grad():
+        original = first.forward
+
+        def watch(*args: Any, **kwargs: Any) -> None:
+            outputs.append((args, kwargs, original(*args, **kwargs)))
+            raise _Stop
+
+        ids = torch.zeros((1, 2), dtype=torch.int64, device=decoder.source.device)
+        with _patched([first], [watch]):
+            _forward(decoder, ids)
+    if len(outputs) != 1:
+        raise _not_plain(decoder, 0, "it is not called")
+    args, kwargs, output = outputs[0]
+    hidden, _, _ = _split_call(decoder, 0, args, kwargs)
+    if isinstance(output, Tensor):
+        return None
+    rest = output[1:] if isinstance(output, (tuple, list)) else None
+    if rest is None or any(_like(value, hidden) for value in rest):
+        raise _not_plain(decoder, 0, "it hands on more than hidden states")
+    return len(rest)
+
+
+def _like(value: object, hidden: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == hidden.shape
+
+
+def _not_plain(decoder: Decoder, layer: int, why: str) -> DarwinError:
+    return DarwinError(
+        f"{decoder.source.name}: layer {layer} ({decoder.path}) must map hidden states"
+        f" to hidden states for its probes; {why}. Scan it with --no-probes."
+    )
+
+
+@contextlib.contextmanager
+def _patched(
+    modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]
+) -> Iterator[None]:
+    """Give modules other forwards; attributes that the model reads stay theirs."""
+    for module, forward in zip(modules, forwards, strict=True):
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+
+
+def _forward(decoder: Decoder, ids: Tensor) -> Any:
+    """Run the model's own forward; None if a stand-in ended it."""
+    try:
+        return decoder.source.model(input_ids=ids, use_cache=False)
+    except _Stop:
+        return None
+
+
+def _split_call(
+    decoder: Decoder, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, tuple[Any, ...], bool]:
+    if args and isinstance(args[0], Tensor):
+        return args[0], args[1:], False
+    if isinstance(kwargs.get("hidden_states"), Tensor):
+        return kwargs["hidden_states"], args, True
+    raise _not_plain(decoder, layer, "it is called without hidden states")
+
+
+def _wrap(decoder: Decoder, hidden: Tensor | None) -> Any:
+    if decoder.extras is None:
+        return hidden
+    return (hidden, *[None] * decoder.extras)
+
+
+def record(decoder: Decoder, batch: Batch) -> tuple[Tensor, list[Call]]:
+    """Return what enters the first layer, [B, T, D], and every layer's other inputs.
+
+    No layer runs. Raises DarwinError if something happens between the layers.
+    """
+    entered: list[Tensor] = []
+    calls: list[Call] = []
+
+    def stand_in(layer: int) -> Callable[..., Any]:
+        def note(*args: Any, **kwargs: Any) -> Any:
+            hidden, rest, by_name = _split_call(decoder, layer, args, kwargs)
+            if len(calls) != layer or (entered and hidden is not entered[0]):
+                raise _not_plain(decoder, layer, "its input is not the last's output")
+            entered.append(hidden)
+            others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            calls.append(Call(rest, others if by_name else kwargs, by_name))
+            if layer + 1 == decoder.depth:
+                raise _Stop
+            return _wrap(decoder, hidden)
+
+        return note
+
+    stand_ins = [stand_in(layer) for layer in range(decoder.depth)]
+    with _patched(decoder.layers, stand_ins):
+        _forward(decoder, batch.ids)
+    if len(calls) != decoder.depth:
+        raise _not_plain(decoder, len(calls), "it is not called")
+    return entered[0], calls
+
+
+def apply_layer(decoder: Decoder, layer: int, hidden: Tensor, call: Call) -> Tensor:
+    """Return a layer's output for hidden states [B, T, D] of the call's batch."""
+    module = decoder.layers[layer]
+    if call.by_name:
+        output = module(*call.args, hidden_states=hidden, **call.kwargs)
+    else:
+        output = module(hidden, *call.args, **call.kwargs)
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def finish(
+    decoder: Decoder, batch: Batch, hidden: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the final hidden states [B, T, D] and each completion token's loss [N].
+
+    hidden is what the last layer gives; with None the model's own layers run. Final
+    hidden states are what the LM head reads, after the last norm; losses are in nats,
+    float32 or wider.
+    """
+    head = decoder.source.model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise DarwinError(
+            f"{decoder.source.name} must have an LM head for its probes;"
+            f" {type(decoder.source.model).__name__} has none."
+        )
+    vocabulary = head.weight.shape[0]
+    states: list[Tensor] = []
+    losses = []
+    for piece in range(0, batch.rows.numel(), max(1, _MOST_LOGITS // vocabulary)):
+        stop = piece + max(1, _MOST_LOGITS // vocabulary)
+        rows, targets = batch.rows[piece:stop], batch.targets[piece:stop]
+        logits = _tail(decoder, batch, hidden, head, rows, states)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        losses.append(nn.functional.cross_entropy(wide, targets, reduction="none"))
+    return states[0], torch.cat(losses)
+
+
+def _tail(
+    decoder: Decoder,
+    batch: Batch,
+    hidden: Tensor | None,
+    head: nn.Module,
+    rows: Tensor,
+    states: list[Tensor],
+) -> Tensor:
+    """Run what follows the layers; the head sees the chosen rows only, [N, V]."""
+
+    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states.append(args[0])
+        flat = args[0].reshape(-1, args[0].shape[-1])
+        return (flat[rows].unsqueeze(0), *args[1:])
+
+    def stand_in(layer: int) -> Callable[..., Any]:
+        def hand_on(*args: Any, **kwargs: Any) -> Any:
+            last = layer + 1 == decoder.depth
+            seen = hidden if last else _split_call(decoder, layer, args, kwargs)[0]
+            return _wrap(decoder, seen)
+
+        return hand_on
+
+    layers = decoder.layers if hidden is not None else ()
+    stand_ins = [stand_in(layer) for layer in range(len(layers))]
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        with _patched(layers, stand_ins):
+            output = _forward(decoder, batch.ids)
+    finally:
+        handle.remove()
+    logits = output.logits
+    return logits.reshape(-1, logits.shape[-1])

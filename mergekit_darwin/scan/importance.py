@@ -1,0 +1,262 @@
+"""How much every layer matters to every probe: all layers from one pass.
+
+Besides the full model's hidden states, layer i is applied to those of the i variants
+that skipped an earlier layer, and its own input becomes the variant that skips it. So
+L layers cost (L + 1) / 2 forward passes of arithmetic, and each weight is read once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.opened import ProbeOptions as ProbeOptions
+from mergekit_darwin.models.opened import open_model
+from mergekit_darwin.scan.decoder import (
+    Batch,
+    Call,
+    Decoder,
+    apply_layer,
+    finish,
+    make_batch,
+    open_decoder,
+    record,
+)
+from mergekit_darwin.scan.naming import layer_stack
+from mergekit_darwin.scan.probes import Encoded, Probe, encode
+from mergekit_darwin.scan.report import ProbeLoss
+
+Progress = Callable[[int, int], None]  # done, total
+_MOST_STREAMS = 1 << 30  # elements of hidden states held at once, 4 GiB in float32
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What skipping each layer of one model does.
+
+    stack is the layers' name prefix in mergekit's names, layers their number L;
+    distances holds [L] numbers in [0, 2] for each probe: 1 - cos between the final
+    hidden states (after the last norm) of the full model and of the model without the
+    layer, mean over an item's tokens (prompt and completion, special tokens in front
+    left out), then over items. loss is the completions' mean loss in nats a token,
+    mean over an item's completion, then over items.
+    """
+
+    stack: str
+    layers: int
+    distances: dict[str, list[float]]
+    loss: dict[str, ProbeLoss]
+
+
+@dataclass(frozen=True)
+class _ItemResult:
+    distances: tuple[float, ...]  # [L]
+    losses: tuple[float, ...]  # [1 + L]: full, then each layer skipped
+
+
+def measure_importance(
+    model: str,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
+    progress: Progress | None = None,
+) -> Importance:
+    """Return the importance of every layer of a model for every probe.
+
+    Raises DarwinError if the model has no tokenizer, cannot be driven layer by layer,
+    or yields NaN.
+    """
+    source = open_model(model, options)
+    items = [
+        item
+        for probe in probes
+        for item in encode(source.tokenizer, probe.items, options.max_tokens)
+    ]
+    with torch.no_grad():
+        decoder = open_decoder(source)
+        if source.disk is None:
+            _check_driving(decoder, min(items, key=lambda item: len(item.ids)))
+        results = _run_items(decoder, items, options, progress)
+    return _by_probe(layer_stack(decoder, options), probes, results, decoder.depth)
+
+
+def _by_probe(
+    stack: str, probes: Sequence[Probe], results: Sequence[_ItemResult], depth: int
+) -> Importance:
+    distances, loss, start = {}, {}, 0
+    for probe in probes:
+        rows = results[start : start + len(probe.items)]
+        start += len(probe.items)
+        distances[probe.name] = [
+            _mean(row.distances[layer] for row in rows) for layer in range(depth)
+        ]
+        means = [_mean(row.losses[k] for row in rows) for k in range(depth + 1)]
+        loss[probe.name] = ProbeLoss(full=means[0], skipped=means[1:])
+    return Importance(stack, depth, distances, loss)
+
+
+def _mean(values: Iterator[float]) -> float:
+    listed = list(values)
+    return math.fsum(listed) / len(listed)
+
+
+def _check_driving(decoder: Decoder, item: Encoded) -> None:
+    """Compare layers driven by us with the model's own forward on one item.
+
+    The item stands in a padded batch for us and alone for the model, so that a model
+    that is not causal is found out as well. Raises DarwinError if they differ by more
+    than rounding, which dozens of layers can make a thousand times larger.
+    """
+    longer = Encoded((*item.ids, *item.ids), item.special, len(item.ids))
+    batch = make_batch([item, longer], decoder.source.device)
+    hidden, calls = record(decoder, batch)
+    for layer in range(decoder.depth):
+        hidden = _applied(decoder, layer, hidden, batch, calls[layer])
+    ours = finish(decoder, batch, hidden)[0][0, : len(item.ids)].double()
+    alone = make_batch([item], decoder.source.device)
+    theirs = finish(decoder, alone, None)[0][0].double()
+    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
+    if not error <= (0.05 if hidden.dtype.itemsize >= 4 else 0.25):
+        raise DarwinError(
+            f"{decoder.source.name} must be a causal decoder whose layers exchange"
+            f" hidden states only; driven layer by layer it differs from itself by"
+            f" {error:.3g}. Scan it with --no-probes."
+        )
+
+
+def _applied(
+    decoder: Decoder, layer: int, hidden: Tensor, batch: Batch, call: Call
+) -> Tensor:
+    """Apply a layer and refuse NaN and Inf among real tokens."""
+    output = apply_layer(decoder, layer, hidden, call)
+    if not bool(torch.isfinite(output[batch.real]).all()):
+        raise DarwinError(
+            f"{decoder.source.name}: hidden states must stay finite; NaN or Inf comes"
+            f" out of layer {layer}. Check the weights, or scan in --dtype float32."
+        )
+    return output
+
+
+def _run_items(
+    decoder: Decoder,
+    items: Sequence[Encoded],
+    options: ProbeOptions,
+    progress: Progress | None,
+) -> list[_ItemResult]:
+    """Return the results of all items, in their order.
+
+    Items run in groups whose hidden states fit a fixed budget; the weights are read
+    once a group, which for probes of usual size means once.
+    """
+    groups = _groups(decoder, items, options.batch_size)
+    results: dict[int, _ItemResult] = {}
+    for place, group in enumerate(groups):
+        batches = [
+            make_batch([items[i] for i in rows], decoder.source.device)
+            for rows in group
+        ]
+        start, total = place * decoder.depth, len(groups) * decoder.depth
+        finals = _run_layers(decoder, batches, progress, start, total)
+        for rows, batch, variants in zip(group, batches, finals, strict=True):
+            found = _results(decoder, batch, variants)
+            results.update(zip(rows, found, strict=True))
+    return [results[i] for i in range(len(items))]
+
+
+def _groups(
+    decoder: Decoder, items: Sequence[Encoded], size: int
+) -> list[list[list[int]]]:
+    """Return groups of batches of item numbers, items of like length together."""
+    order = sorted(range(len(items)), key=lambda i: (len(items[i].ids), i))
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    width = decoder.source.model.get_input_embeddings().weight.shape[-1]  # type: ignore[operator]
+    groups: list[list[list[int]]] = [[]]
+    held = 0
+    for rows in batches:
+        tokens = len(rows) * max(len(items[i].ids) for i in rows)
+        need = tokens * width * (decoder.depth + 1)
+        if groups[-1] and held + need > _MOST_STREAMS:
+            groups.append([])
+            held = 0
+        groups[-1].append(rows)
+        held += need
+    return groups
+
+
+def _run_layers(
+    decoder: Decoder,
+    batches: Sequence[Batch],
+    progress: Progress | None,
+    done: int,
+    total: int,
+) -> list[list[Tensor]]:
+    """Return, for each batch, what the last layer gives: [1 + L] of [B, T, D].
+
+    The first is the full model, the others skip one layer each, in their order.
+    """
+    entries = [record(decoder, batch) for batch in batches]
+    variants = [[hidden] for hidden, _ in entries]
+    for layer in range(decoder.depth):
+        with decoder.source.loaded(f"{decoder.path}.{layer}"):
+            for batch, (_, calls), streams in zip(
+                batches, entries, variants, strict=True
+            ):
+                skipped = streams[0].clone()
+                for place, hidden in enumerate(streams):
+                    streams[place] = _applied(
+                        decoder, layer, hidden, batch, calls[layer]
+                    )
+                streams.append(skipped)
+        if progress is not None:
+            progress(done + layer + 1, total)
+    return variants
+
+
+def _results(
+    decoder: Decoder, batch: Batch, variants: Sequence[Tensor]
+) -> list[_ItemResult]:
+    """Return each item's distances and losses from the last layer's outputs."""
+    full, loss = finish(decoder, batch, variants[0])
+    losses = [_by_item(batch, loss)]
+    distances = []
+    for hidden in variants[1:]:
+        state, loss = finish(decoder, batch, hidden)
+        losses.append(_by_item(batch, loss))
+        distances.append(_item_distances(batch, full, state))
+    return [
+        _ItemResult(tuple(row[i] for row in distances), tuple(row[i] for row in losses))
+        for i in range(len(batch.lengths))
+    ]
+
+
+def _by_item(batch: Batch, loss: Tensor) -> list[float]:
+    """Return the mean loss of each item's completion, nats a token."""
+    owner, values = batch.owner.cpu(), loss.detach().cpu().double()
+    count = len(batch.lengths)
+    total = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, values)
+    return (total / torch.bincount(owner, minlength=count)).tolist()
+
+
+def _item_distances(batch: Batch, full: Tensor, state: Tensor) -> list[float]:
+    """Return each item's mean cosine distance over its real tokens, in [0, 2]."""
+    return [
+        float(cosine_distance(a[real], b[real]).mean())
+        for a, b, real in zip(full, state, batch.real, strict=True)
+    ]
+
+
+def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Return 1 - cos of the rows of two tensors [T, D], float64 [T], on the CPU.
+
+    It is half the squared distance of the unit vectors, which keeps small distances
+    exact; two zero rows are at 0, a zero row and another at 1/2.
+    """
+    unit_first, unit_second = (
+        torch.nn.functional.normalize(x.detach().cpu().double(), dim=-1, eps=1e-300)
+        for x in (first, second)
+    )
+    return 0.5 * (unit_first - unit_second).square().sum(dim=-1)

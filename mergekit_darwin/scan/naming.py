@@ -1,0 +1,54 @@
+"""From a running model's tensor names to those of mergekit's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.checkpoint import model_loads
+from mergekit_darwin.models.names import stack_depths
+from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.scan.decoder import Decoder
+
+
+def checkpoint_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return tensors that are named and shaped as in the model, as its files have them.
+
+    What transformers packs on loading (experts, renamed prefixes) is taken apart
+    again. That only re-orders elements, so inner products of gradients and weights are
+    the same in both forms.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(model, dict(tensors))  # type: ignore[arg-type]
+
+
+def layer_stack(decoder: Decoder, options: ProbeOptions) -> str:
+    """Return the stack that the decoder's layers are in mergekit's names.
+
+    It is the one of the same depth whose name ends most like the layers' path in the
+    running model. Raises DarwinError if none has that depth.
+    """
+    names = model_loads(decoder.source.name, merge_options(options))
+    depths = stack_depths(names)
+    fitting = [stack for stack, depth in depths.items() if depth == decoder.depth]
+    if not fitting:
+        raise DarwinError(
+            f"{decoder.source.name} has {decoder.depth} layers at {decoder.path}; its"
+            f" files must have a stack as deep, but have {depths}."
+        )
+    return max(fitting, key=lambda stack: _common_tail(stack, decoder.path))
+
+
+def _common_tail(first: str, second: str) -> int:
+    pairs = zip(reversed(first.split(".")), reversed(second.split(".")), strict=False)
+    count = 0
+    for left, right in pairs:
+        if left != right:
+            break
+        count += 1
+    return count

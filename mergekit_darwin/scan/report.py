@@ -1,0 +1,216 @@
+"""The MDS report (mds.json): its schema, its reader, its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    model_validator,
+)
+
+from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.files import read_document
+from mergekit_darwin.kernel.profile import Profile
+
+Share = Annotated[FiniteFloat, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorStatistics(_Strict):
+    """The static profile of one tensor, as profile.Profile defines it."""
+
+    entropy: Annotated[FiniteFloat, Field(ge=0.0, le=1.0 + 1e-9)]
+    std: Share
+    norm: Share
+    max_abs: Share
+    zeros: Count
+    numel: Count
+
+    @classmethod
+    def of(cls, profile: Profile) -> TensorStatistics:
+        """Return the statistics of a profile whose weights are all finite."""
+        return cls(
+            entropy=profile.entropy,
+            std=profile.std,
+            norm=profile.norm,
+            max_abs=profile.max_abs,
+            zeros=profile.zeros,
+            numel=profile.numel,
+        )
+
+    def profile(self) -> Profile:
+        """Return these statistics as a Profile."""
+        return Profile(**self.model_dump())
+
+
+class ProbeLoss(_Strict):
+    """Mean loss of a probe in nats a token: full model, and each layer skipped [L]."""
+
+    full: FiniteFloat
+    skipped: list[FiniteFloat]
+
+
+class ModelReport(_Strict):
+    """What the scan found in one model.
+
+    digest identifies the files (checkpoints.digest); layers is L of the probed stack
+    and stack its name prefix; probes holds [L] cosine distances in [0, 2] a probe;
+    gain holds, for each probe, first-order gains by tensor (only with a base).
+    """
+
+    model: str
+    revision: str | None = None
+    digest: str
+    layers: Count = 0
+    stack: str = ""
+    tensors: dict[str, TensorStatistics] = Field(default_factory=dict)
+    probes: dict[str, list[Annotated[FiniteFloat, Field(ge=0.0, le=2.0 + 1e-6)]]] = (
+        Field(default_factory=dict)
+    )
+    probe_loss: dict[str, ProbeLoss] = Field(default_factory=dict)
+    gain: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> ModelReport:
+        for name, distances in self.probes.items():
+            if len(distances) != self.layers:
+                raise ValueError(
+                    f"probe {name} must have {self.layers} distances, one a layer;"
+                    f" got {len(distances)}"
+                )
+        return self
+
+
+class ProbeSetting(_Strict):
+    """One probe as it was run: digest of its items, how many, and its weight."""
+
+    digest: str
+    items: Count
+    weight: Share
+
+
+class Settings(_Strict):
+    """How the probes were run; tokens is the most tokens taken of one item."""
+
+    tokens: Count = 0
+    dtype: str = "float32"
+    probes: dict[str, ProbeSetting] = Field(default_factory=dict)
+
+
+class PairStatistics(_Strict):
+    """Two task vectors of a tensor: norms, cosine, share of opposite signs."""
+
+    norm_father: Share
+    norm_mother: Share
+    cosine: Annotated[FiniteFloat, Field(ge=-1.0 - 1e-6, le=1.0 + 1e-6)]
+    opposite_signs: Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
+
+
+class Report(_Strict):
+    """A whole MDS report: both parents, optionally their base and the pair."""
+
+    format: Literal["mergekit-darwin/mds"] = "mergekit-darwin/mds"
+    version: Literal[1] = 1
+    tool: dict[str, str] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=Settings)
+    father: ModelReport
+    mother: ModelReport
+    base: ModelReport | None = None
+    pair: dict[str, PairStatistics] | None = None
+
+    @model_validator(mode="after")
+    def _probes_agree(self) -> Report:
+        father, mother = set(self.father.probes), set(self.mother.probes)
+        if father != mother or father - set(self.settings.probes):
+            raise ValueError(
+                "settings, father and mother must name the same probes;"
+                f" got {sorted(self.settings.probes)}, {sorted(father)},"
+                f" {sorted(mother)}"
+            )
+        return self
+
+    def identity(self) -> str:
+        """Return 16 hex digits over everything in the report that can move a ratio.
+
+        Paths, tool versions and losses are left out: they change no tensor.
+        """
+        kept = {
+            "settings": self.settings.model_dump(),
+            "father": _measured(self.father),
+            "mother": _measured(self.mother),
+        }
+        text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _measured(model: ModelReport) -> dict[str, object]:
+    return model.model_dump(exclude={"model", "revision", "probe_loss"})
+
+
+def read_report(path: str | Path) -> Report:
+    """Return the report in a file, or in `mds.json` of a folder.
+
+    Raises DarwinError if there is none or it does not fit the schema.
+    """
+    path = Path(path)
+    file = path / "mds.json" if path.is_dir() else path
+    return read_document(
+        file,
+        Report,
+        unreadable="mds must be a report that mergekit-darwin-scan wrote, a folder or"
+        f" file; cannot read {file}",
+        unfit=f"mds: {file} does not fit format mergekit-darwin/mds version 1",
+        advice=" Run mergekit-darwin-scan again.",
+    )
+
+
+def check_identity(
+    report: Report, father: str, mother: str, where: str = "mds"
+) -> None:
+    """Refuse a report whose digests are not those of the two parents.
+
+    father and mother are digests of the models in use. Raises DarwinError with the
+    differences, and says so if the parents are merely swapped.
+    """
+    found = (report.father.digest, report.mother.digest)
+    if found == (father, mother):
+        return
+    if found == (mother, father):
+        raise DarwinError(
+            f"{where}: the report has Father and Mother the other way round (its"
+            f" Father is {report.father.model}). Swap the models, or scan again."
+        )
+    wrong = [
+        f"{role} {model.model} has digest {model.digest}, the merge's {expected}"
+        for role, model, expected in (
+            ("Father", report.father, father),
+            ("Mother", report.mother, mother),
+        )
+        if model.digest != expected
+    ]
+    raise DarwinError(
+        f"{where}: the report must be of the models merged; {'; '.join(wrong)}."
+        " Run mergekit-darwin-scan on these parents."
+    )
+
+
+def check_covers(report: Report, names: list[str], where: str = "mds") -> None:
+    """Refuse a report that lacks a tensor both parents bring to the merge."""
+    known = set(report.father.tensors) & set(report.mother.tensors)
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise DarwinError(
+            f"{where}: the report has no tensor {some(missing)}; it has {len(known)}"
+            " tensors of both parents. Run mergekit-darwin-scan on these parents."
+        )
