@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 
 # In the order in which the data passes them; rooms of one row do not know each other.
 ROOMS = (
-    {"errors", "files", "talk", "plots", "host"},  # the ground
+    {"errors", "files", "talk", "plots", "host", "harness"},  # the ground
     {"kernel", "models"},
     {"scan"},
     {"ratios"},

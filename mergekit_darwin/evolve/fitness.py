@@ -7,20 +7,16 @@ answers).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.harness import load_tasks, quiet
 
-LOG = logging.getLogger("mergekit_darwin")
-FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default
 BOOTSTRAP = 200  # resamples, for metrics that are not a mean over items
 
 
@@ -106,9 +102,8 @@ def load_exams(
     """
     names = [task.name for task in tasks]
     apart = [] if isinstance(heldout, float) else list(heldout)
-    manager = _manager(include_path, [*names, *(task.name for task in apart)])
-    loaded = _load(manager, names, num_fewshot)
-    other = _load(manager, [task.name for task in apart], num_fewshot)
+    loaded = _load(names, include_path, num_fewshot)
+    other = _load([task.name for task in apart], include_path, num_fewshot)
     search, held = [], []
     for task in tasks:
         for leaf, weight in _leaves(loaded, task):
@@ -129,61 +124,17 @@ def load_exams(
     )
 
 
-def _manager(include_path: Sequence[str], names: Sequence[str]) -> Any:
-    """Return a task manager; the harness's own thousands only if they are needed."""
-    from lm_eval.tasks import TaskManager
-
-    folders = list(include_path)
-    with _quiet():
-        if folders:
-            local = TaskManager(include_path=folders, include_defaults=False)
-            if all(_is_file(name) or name in local.all_tasks for name in names):
-                return local
-        return TaskManager(include_path=folders)
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
-
-
-def _load(manager: Any, names: Sequence[str], shots: int | None) -> dict[str, Any]:
+def _load(
+    names: Sequence[str], include_path: Sequence[str], shots: int | None
+) -> dict[str, Any]:
     """Return {"objects": {leaf: task}, "leaves": {name: [leaf, ...]}}."""
-    objects: dict[str, Any] = {}
-    leaves: dict[str, list[str]] = {}
-    for name in names:
-        if name not in manager.all_tasks and not _is_file(name):
-            raise DarwinError(
-                f"tasks: lm-evaluation-harness knows no task {name!r}."
-                f"{nearest(name, manager.all_tasks)} Folders of task YAMLs go into"
-                " include_path."
-            )
-        try:
-            with _quiet():
-                found = manager.load([name])["tasks"]
-        except Exception as error:
-            raise DarwinError(
-                f"tasks: {name!r} cannot be loaded ({_first_line(error)})."
-            ) from error
-        leaves[name] = list(found)
-        for leaf, task in found.items():
-            _prepare(task, shots)
-            objects[leaf] = task
-    return {"objects": objects, "leaves": leaves}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _prepare(task: Any, shots: int | None) -> None:
-    """Set few-shot count and seed, as the harness's simple_evaluate does."""
-    own = task.get_config("num_fewshot")
-    if shots is not None and own != 0:
-        task.set_config(key="num_fewshot", value=shots)
-    elif own is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    found = load_tasks(names, include_path=include_path, num_fewshot=shots)
+    return {
+        "objects": {
+            leaf: task for tasks in found.values() for leaf, task in tasks.items()
+        },
+        "leaves": {name: list(tasks) for name, tasks in found.items()},
+    }
 
 
 def _leaves(loaded: Mapping[str, Any], task: TaskLike) -> list[tuple[str, float]]:
@@ -255,7 +206,7 @@ def questions(exam: Exam, lm: Any, most: int) -> dict[str, list[Question]]:
     for paper in exam.papers:
         task = exam.loaded[paper.name]
         step = max(1, len(paper.indices) // most)
-        with _quiet():
+        with quiet():
             task.build_all_requests(
                 samples=list(paper.indices[::step][:most]), **_style(exam, lm)
             )
@@ -300,25 +251,12 @@ def _question(task: Any, group: Sequence[Any]) -> Question | None:
     return Question(str(arguments[0]), f"{delimiter}{gold}") if gold else None
 
 
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the harness's progress bars and chatter away from the terminal."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def measure(lm: Any, exam: Exam) -> Marks:
     """Return what a harness model (HFLM or another LM object) scores in an exam."""
     import lm_eval
 
     plain_mean = all(_is_mean(exam.loaded[p.name], p.metric) for p in exam.papers)
-    with _quiet():
+    with quiet():
         results = lm_eval.evaluate(
             lm=lm,
             task_dict={"tasks": dict(exam.loaded), "groups": {}, "group_map": {}},
