@@ -35,3 +35,9 @@ def some(names: Iterable[str], most: int = 5) -> str:
     head = ", ".join(repr(name) for name in listed[:most])
     rest = len(listed) - most
     return f"{head} and {rest} more" if rest > 0 else head
+
+
+def reason(error: BaseException, most: int = 400) -> str:
+    """Return what a foreign error says as one line of at most `most` characters."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= most else f"{words[: most - 3]}..."

@@ -1,15 +1,20 @@
-"""What all commands share: -v and --quiet."""
+"""What all commands say and ask alike: options, log, progress, other tools' voices."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from typing import Any, TypeVar
 
 import click
+from tqdm import tqdm
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Progress = Callable[[int, int], None]  # called with (done, total)
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def verbosity(command: Command) -> Command:
@@ -25,6 +30,59 @@ def verbosity(command: Command) -> Command:
     )(command)
 
 
+def loading(command: Command) -> Command:
+    """Add mergekit's options of loading models; they arrive under its names."""
+    return _adding(
+        command,
+        click.option(
+            "--trust-remote-code", is_flag=True, help="Run code of the models."
+        ),
+        click.option("--transformers-cache", help="Where downloaded models are kept."),
+        click.option("--lora-merge-cache", help="Where merged LoRA models are kept."),
+    )
+
+
+def probing(command: Command) -> Command:
+    """Add how models run: where, in which precision, one layer at a time or whole."""
+    return _adding(
+        command,
+        click.option(
+            "--device", default="cpu", show_default=True, help="Where models run."
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="float32",
+            show_default=True,
+            help="Precision in which models run.",
+        ),
+        click.option(
+            "--stream", is_flag=True, help="Hold one layer at a time, from disk."
+        ),
+    )
+
+
+def chosen_probes(command: Command) -> Command:
+    """Add --probes and --no-probes; they arrive as `probes` and `no_probes`."""
+    return _adding(
+        command,
+        click.option(
+            "--probes",
+            type=click.Path(exists=True, file_okay=False),
+            help="Folder of .jsonl or .txt files, one a probe, instead of ours.",
+        ),
+        click.option(
+            "--no-probes", is_flag=True, help="Weights and files only; runs no model."
+        ),
+    )
+
+
+def _adding(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def setup_logging(verbose: int, quiet: bool) -> None:
     """Send log messages to stderr: warnings, with -v information, with -vv all.
 
@@ -38,3 +96,46 @@ def setup_logging(verbose: int, quiet: bool) -> None:
     logging.basicConfig(level=theirs, handlers=[handler], force=True)
     logging.getLogger("mergekit_darwin").setLevel(ours)
     logging.getLogger("mergekit").setLevel(theirs)
+
+
+@contextmanager
+def bar(words: str, shown: bool) -> Iterator[Progress]:
+    """Show progress on stderr; give what is to be called with (done, total)."""
+    with tqdm(desc=words, disable=not shown, leave=False) as line:
+
+        def advance(done: int, total: int) -> None:
+            line.total = total
+            line.update(done - line.n)
+
+        yield advance
+
+
+@contextmanager
+def silent(*loggers: str) -> Iterator[None]:
+    """Let these loggers say nothing but errors for a moment; transformers draw no bars.
+
+    For what another library tells its own users, at a place where ours asked nothing.
+    """
+    before = {name: logging.getLogger(name).level for name in loggers}
+    theirs = sys.modules.get("transformers.utils.logging")
+    shown = theirs is not None and theirs.is_progress_bar_enabled()
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if theirs is not None:
+        theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        if theirs is not None and shown:
+            theirs.enable_progress_bar()
+
+
+def versions(*tools: str) -> dict[str, str]:
+    """Return the installed versions of ours and of these distributions."""
+    found = {}
+    for tool in ("mergekit-darwin", *tools):
+        with suppress(metadata.PackageNotFoundError):
+            found[tool] = metadata.version(tool)
+    return found

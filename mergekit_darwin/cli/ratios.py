@@ -91,7 +91,7 @@ def _deliver(text: str, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
         return
-    from mergekit_darwin.merge.run_record import write_whole
+    from mergekit_darwin.files import write_whole
 
     write_whole(out, text)
     LOG.info("wrote %s", out)

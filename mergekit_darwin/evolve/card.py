@@ -12,9 +12,12 @@ import yaml
 from mergekit_darwin.evolve.context import Run, versions
 from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import MANIFEST, Comparison
-from mergekit_darwin.evolve.log import Evaluation, write_whole
-from mergekit_darwin.evolve.pages import findings, heldout_table, read_ratio_rows
+from mergekit_darwin.evolve.log import Evaluation
+from mergekit_darwin.evolve.pages import findings, heldout_table
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.ratios.genome import Genome
+from mergekit_darwin.ratios.rules import Prescription
+from mergekit_darwin.ratios.table import read_rows
 
 KEY = "mergekit_darwin"  # of our part of a card's metadata
 
@@ -155,20 +158,20 @@ def _genome_lines(
     ratios = model / "darwin_ratios.csv"
     if ratios.exists():
         lines.append("Mean ratio (Mother's share) by block:\n")
-        lines += _block_table(read_ratio_rows(ratios))
+        lines += _block_table(read_rows(ratios))
     return "\n\n".join(lines[:2]) + ("\n" + "\n".join(lines[2:]) if lines[2:] else "")
 
 
-def _block_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    blocks: dict[int, list[Mapping[str, str]]] = {}
+def _block_table(rows: Sequence[Prescription]) -> list[str]:
+    blocks: dict[int, list[Prescription]] = {}
     for row in rows:
-        if row["block"] != "":
-            blocks.setdefault(int(row["block"]), []).append(row)
+        if row.block is not None:
+            blocks.setdefault(row.block, []).append(row)
     lines = ["| block | mean ratio | father's | blended | mother's |"]
     lines.append("| ---: | ---: | ---: | ---: | ---: |")
     for block, members in sorted(blocks.items()):
-        mean = sum(float(row["ratio"]) for row in members) / len(members)
-        routes = [row["route"] for row in members]
+        mean = sum(row.ratio for row in members) / len(members)
+        routes = [row.route for row in members]
         counts = [str(routes.count(r)) for r in ("father", "blend", "mother")]
         lines.append(f"| {block} | {mean:.3f} | {' | '.join(counts)} |")
     return lines

@@ -25,9 +25,9 @@ from mergekit_darwin.evolve.log import (
     Phase,
     check_fits,
     finite,
-    write_whole,
 )
 from mergekit_darwin.evolve.workers import Job, Outcome, Part, Pool
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.ratios.genome import Genome
 
 LOG = logging.getLogger("mergekit_darwin")

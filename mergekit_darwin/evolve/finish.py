@@ -16,8 +16,9 @@ import numpy as np
 from mergekit_darwin.evolve.breed import best_of, genome_of
 from mergekit_darwin.evolve.context import Run, Subject, heldout_items, measure
 from mergekit_darwin.evolve.diagnose import Diagnosis, subject_of, task_probes
-from mergekit_darwin.evolve.log import Evaluation, write_whole
+from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.results import Paired, Row, better, paired, row_of
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.merge.recipe import genome_yaml, recipe_hash, uniform_yamls
 from mergekit_darwin.ratios.genome import Genome, genome_json, make_genome
 from mergekit_darwin.search import Space

@@ -155,16 +155,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-
-
 def finite(value: float | None) -> float | None:
     """Return the value, or None where JSON has no number for it."""
     return value if value is not None and math.isfinite(value) else None

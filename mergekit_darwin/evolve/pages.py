@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import shutil
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,17 @@ from mergekit_darwin.evolve.breed import genome_of, proxy_quality
 from mergekit_darwin.evolve.context import Run, versions
 from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import Comparison
-from mergekit_darwin.evolve.log import Evaluation, write_whole
+from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.picture import (
     plot_genome,
     plot_heldout,
-    plot_ratio_map,
     plot_scores,
 )
 from mergekit_darwin.evolve.results import Row, verdict
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.ratios.genome import Genome, make_genome
+from mergekit_darwin.ratios.picture import plot_ratios
+from mergekit_darwin.ratios.table import read_rows
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -40,7 +40,8 @@ def draw(
     pictures = [_scores(run, folder, lines), _genome(found, folder, lines, genome)]
     ratios = run.folder / "final_model" / "darwin_ratios.csv"
     if ratios.exists():
-        pictures.append(_ratio_map(folder, ratios))
+        plot_ratios(read_rows(ratios), folder / "ratios.png")
+        pictures.append(("plots/ratios.png", "mean ratio by layer and component"))
     for source, name, caption in (
         (found.recipe.mds, "mds.png", "MDS of both parents"),
         (str(run.folder / "health"), "health.png", "health of the child"),
@@ -83,30 +84,6 @@ def _genome(
         [gene.search for gene in genes],
     )
     return "plots/genome.png", "the genome over time, and the final one against neutral"
-
-
-def read_ratio_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the ratio table that darwin_v6 left beside a merge."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _ratio_map(folder: Path, path: Path) -> tuple[str, str]:
-    inside: dict[tuple[str, int], list[float]] = defaultdict(list)
-    outside: dict[str, float] = {}
-    rows = read_ratio_rows(path)
-    layered = [row["stack"] for row in rows if row["layer"] != ""]
-    main = max(sorted(set(layered)), key=layered.count, default=None)
-    for row in rows:
-        if row["layer"] == "":
-            outside[row["name"].removesuffix(".weight")] = float(row["ratio"])
-        elif row["stack"] == main:
-            key = (row["component"], int(row["layer"]))
-            inside[key].append(float(row["ratio"]))
-    cells = {key: sum(values) / len(values) for key, values in inside.items()}
-    listed = dict(list(outside.items())[:3])
-    plot_ratio_map(folder / "ratios.png", cells, listed)
-    return "plots/ratios.png", "mean ratio by layer and component"
 
 
 def heldout_table(table: Comparison) -> str:

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-FATHER, MOTHER, CHILD, OTHER = "#2c6fbb", "#c0392b", "#27864a", "#8a8a8a"
-_DPI = 130
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: Path) -> None:
-    aside = path.with_name(path.stem + ".part.png")
-    figure.savefig(aside, dpi=_DPI, metadata={"Software": None})
-    aside.replace(path)
+from mergekit_darwin import plots
 
 
 def plot_scores(
@@ -35,28 +18,30 @@ def plot_scores(
     parents: Mapping[str, float],
 ) -> None:
     """Draw the score of every real evaluation, the best so far, and the parents'."""
-    figure = _figure(8, 4.2)
+    figure = plots.figure(8, 4.2)
     axes = figure.subplots()
     numbers = np.arange(1, len(scores) + 1)
     real = np.array([np.nan if s is None else s for s in scores])
     guess = np.array([np.nan if s is None else s for s in expected])
     axes.vlines(numbers, real, guess, color="#d9d9d9", lw=1, zorder=1)
-    axes.plot(numbers, guess, "_", color=OTHER, ms=8, label="proxy's expectation")
-    axes.plot(numbers, real, "o", color=CHILD, ms=4.5, label="measured")
+    axes.plot(numbers, guess, "_", color=plots.OTHER, ms=8, label="proxy's expectation")
+    axes.plot(numbers, real, "o", color=plots.CHILD, ms=4.5, label="measured")
     best = np.fmax.accumulate(real)
-    axes.step(numbers, best, where="post", color=CHILD, lw=1.5, label="best so far")
+    axes.step(
+        numbers, best, where="post", color=plots.CHILD, lw=1.5, label="best so far"
+    )
     failed = np.flatnonzero(np.isnan(real))
     if len(failed):
         low = np.nanmin(real) if np.isfinite(real).any() else 0.0
-        axes.plot(numbers[failed], np.full(len(failed), low), "x", color=MOTHER)
-    colours = {"father": FATHER, "mother": MOTHER, "base": OTHER}
+        axes.plot(numbers[failed], np.full(len(failed), low), "x", color=plots.MOTHER)
+    colours = {"father": plots.FATHER, "mother": plots.MOTHER, "base": plots.OTHER}
     for name, value in parents.items():
-        axes.axhline(value, color=colours.get(name, OTHER), ls="--", lw=1)
+        axes.axhline(value, color=colours.get(name, plots.OTHER), ls="--", lw=1)
         axes.annotate(
-            name,
+            plots.plain(name),
             (1.005, value),
             xycoords=("axes fraction", "data"),
-            color=colours.get(name, OTHER),
+            color=colours.get(name, plots.OTHER),
             va="center",
             fontsize=9,
         )
@@ -69,7 +54,7 @@ def plot_scores(
         frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
     )
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def plot_genome(
@@ -87,12 +72,12 @@ def plot_genome(
     low = np.array([b[0] for b in bounds])
     width = np.array([b[1] - b[0] for b in bounds])
     rows = ((np.array(genomes) - low) / width).T  # [genes, evaluations]
-    figure = _figure(9.5, 0.3 * len(names) + 1.4)
+    figure = plots.figure(9.5, 0.3 * len(names) + 1.4)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2], sharey=True)
     image = left.imshow(
         rows,
         aspect="auto",
-        cmap="RdBu_r",
+        cmap=plots.PARENTS,
         vmin=0,
         vmax=1,
         interpolation="nearest",
@@ -106,8 +91,8 @@ def plot_genome(
     final = (np.array(best) - low) / width
     start = (np.array(neutral) - low) / width
     right.hlines(place, start, final, color="#bdbdbd", lw=2)
-    right.plot(start, place, "|", color=OTHER, ms=11, mew=2, label="neutral")
-    right.plot(final, place, "o", color=CHILD, ms=6, label="final")
+    right.plot(start, place, "|", color=plots.OTHER, ms=11, mew=2, label="neutral")
+    right.plot(final, place, "o", color=plots.CHILD, ms=6, label="final")
     for i, value in enumerate(best):
         right.annotate(
             f"{value:.3f}", (1.06, i), fontsize=8, va="center", annotation_clip=False
@@ -119,47 +104,7 @@ def plot_genome(
         frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1.04)
     )
     right.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
-
-
-def plot_ratio_map(
-    path: Path, cells: Mapping[tuple[str, int], float], outside: Mapping[str, float]
-) -> None:
-    """Draw the mean ratio of every component in every layer, and of what has none.
-
-    cells maps (component, layer) to a ratio; outside a name to a ratio.
-    """
-    components = sorted({key[0] for key in cells})
-    layers = max((key[1] for key in cells), default=-1) + 1
-    grid = np.full((max(len(components), 1), max(layers, 1)), np.nan)
-    for (component, layer), ratio in cells.items():
-        grid[components.index(component), layer] = ratio
-    figure = _figure(max(6.0, 0.22 * layers + 3), 0.5 * len(components) + 1.9)
-    axes = figure.subplots()
-    image = axes.imshow(grid, aspect="auto", cmap="RdBu_r", vmin=0, vmax=1)
-    axes.set_yticks(range(len(components)), components)
-    axes.set_xticks(range(0, layers, max(1, layers // 12)))
-    axes.set_xlabel("layer")
-    if layers <= 16:
-        for row in range(grid.shape[0]):
-            for layer in range(grid.shape[1]):
-                value = grid[row, layer]
-                if np.isfinite(value):
-                    strong = abs(value - 0.5) > 0.3
-                    axes.text(
-                        layer,
-                        row,
-                        f"{value:.2f}",
-                        ha="center",
-                        va="center",
-                        fontsize=8,
-                        color="white" if strong else "black",
-                    )
-    listed = ", ".join(f"{name} {value:.2f}" for name, value in outside.items())
-    title = "mean ratio (Mother's share)"
-    axes.set_title(f"{title}\noutside: {listed}" if listed else title, fontsize=8)
-    figure.colorbar(image, ax=axes, label="0 Father, 1 Mother")
-    _save(figure, path)
+    plots.save(figure, path)
 
 
 def plot_heldout(
@@ -168,10 +113,10 @@ def plot_heldout(
     title: str = "score on the held-out items, with standard errors",
 ) -> None:
     """Draw held-out scores with their standard errors, the child last."""
-    figure = _figure(7.5, 0.38 * len(rows) + 1.1)
+    figure = plots.figure(7.5, 0.38 * len(rows) + 1.1)
     axes = figure.subplots()
     place = np.arange(len(rows))
-    colours = {"father": FATHER, "mother": MOTHER, "child": CHILD}
+    colours = {"father": plots.FATHER, "mother": plots.MOTHER, "child": plots.CHILD}
     for i, (name, score, error) in enumerate(rows):
         axes.barh(i, score, color=colours.get(name, "#bdbdbd"), height=0.65)
         axes.errorbar(score, i, xerr=error or 0.0, color="black", capsize=3, lw=1)
@@ -183,11 +128,11 @@ def plot_heldout(
             va="center",
             fontsize=9,
         )
-    axes.set_yticks(place, [name for name, _, _ in rows])
+    axes.set_yticks(place, [plots.plain(name) for name, _, _ in rows])
     axes.invert_yaxis()
     lowest = min(score for _, score, _ in rows)
     highest = max(score + (error or 0.0) for _, score, error in rows)
     axes.set_xlim(min(0.0, lowest), highest * 1.12 if highest > 0 else 0.0)
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    plots.save(figure, path)

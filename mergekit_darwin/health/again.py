@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +19,12 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.health.facts import same_bits
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.models.checkpoint import planned_tasks
 from mergekit_darwin.models.names import site_of
+from mergekit_darwin.talk import silent
 
 LOG = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def read_recipe(folder: str | Path) -> Recipe | None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        LOG.warning("%s is not read: %s", path, str(error).splitlines()[0])
+        LOG.warning("%s is not read: %s", path, reason(error))
         return None
     if not isinstance(content, dict) or "merge_method" not in content:
         return None
@@ -120,18 +120,6 @@ def chosen_names(names: Sequence[str], verify: Verify) -> list[str]:
         return list(names)
     last = len(names) - 1
     return [names[round(i * last / (_SAMPLE - 1))] for i in range(_SAMPLE)]
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep to itself what darwin_v6 says of its own run: that was said when merging."""
-    logger = logging.getLogger("mergekit_darwin")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def chosen_tasks(
@@ -191,7 +179,7 @@ def recipe_findings(
     child says how to load its tensors by name; progress gets (done, in all).
     """
     found: list[Finding] = []
-    with _unheard():
+    with silent("mergekit_darwin"):
         tasks, stored = chosen_tasks(recipe, verify, options)
         for done, (name, task) in enumerate(tasks.items(), start=1):
             own = child[name].execute() if name in child else None

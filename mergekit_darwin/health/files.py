@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ from transformers import (
     AutoModelForImageTextToText,
     PretrainedConfig,
 )
-from transformers.utils import logging as transformers_logging
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.checkpoint import Checkpoint
+from mergekit_darwin.talk import silent
 
 _SHAPING = (  # config values that change what weights mean; our choice
     "model_type",
@@ -54,27 +53,8 @@ def read_config(checkpoint: Checkpoint, options: MergeOptions) -> PretrainedConf
     except Exception as error:  # transformers raises whatever its validators do
         raise DarwinError(
             f"{checkpoint.reference} must have a config.json that transformers reads;"
-            f" it cannot be read ({_words(error)})."
+            f" it cannot be read ({reason(error)})."
         ) from error
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' load tables and bars off the terminal for a while."""
-    before = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any]:
@@ -84,10 +64,10 @@ def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any
     Raises DarwinError if transformers cannot build the model.
     """
     config = read_config(checkpoint, options)
-    reason = ""
+    why = ""
     for kind in _model_classes(config):
         try:
-            with quiet_transformers():
+            with silent("transformers"):
                 _, info = kind.from_pretrained(
                     checkpoint.path,
                     device_map="meta",
@@ -97,10 +77,10 @@ def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any
                 )
             return dict(info)
         except Exception as error:  # as above; the next class may do
-            reason = reason or _words(error)
+            why = why or reason(error)
     raise DarwinError(
         f"{checkpoint.reference} must be a causal language model that transformers"
-        f" loads; it cannot be built ({reason})."
+        f" loads; it cannot be built ({why})."
     )
 
 

@@ -6,24 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from mergekit_darwin import plots
 from mergekit_darwin.health.report import Finding, Health
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.names import site_of
 
-_COLOURS = {"father": "#0072B2", "mother": "#D55E00", "child": "#222222"}
+_COLOURS = {"father": plots.FATHER, "mother": plots.MOTHER, "child": plots.CHILD}
 _NAMES = {"father": "Father", "mother": "Mother", "child": "child"}
 _MARKS = {"interference": "^", "function_loss": "v"}
-_SEVERITY = {"note": "#999999", "warning": "#E69F00", "error": "#CC0033"}
-_VERDICT = {"healthy": "#007A5A", "warning": "#B87800", "unhealthy": "#CC0033"}
+_SEVERITY = {"note": plots.NOTE, "warning": plots.WARNING, "error": plots.ERROR}
+_VERDICT = {
+    "healthy": plots.SOUND,
+    "warning": "#b87800",  # darker, to be read as text
+    "unhealthy": plots.ERROR,
+}
 _RANK = {"note": 1, "warning": 2, "error": 3}
-_STRIP = ListedColormap(["#EEF3F0", "#CFCFCF", "#E69F00", "#CC0033"])
+_STRIP = ListedColormap(["#eef3f0", "#cfcfcf", plots.WARNING, plots.ERROR])
 _PARTS = ("attn", "ffn", "other")
 _OUTSIDE = 6  # findings without a layer that are written below the picture
 
@@ -39,8 +42,7 @@ def save_health_plot(health: Health, path: Path) -> None:
     columns = 1 if len(probes) < 3 else 2
     rows = -(-len(probes) // columns)
     width = min(20.0, max(9.0, columns * (2.5 + 0.11 * depth)))
-    figure = Figure(figsize=(width, 2.5 + 2.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plots.figure(width, 2.5 + 2.2 * rows)
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[2.2] * rows, 1.0])
     for place, probe in enumerate(probes):
         row, column = divmod(place, columns)
@@ -62,12 +64,13 @@ def save_health_plot(health: Health, path: Path) -> None:
     _draw_weights(figure.add_subplot(grid[rows, :]), health, depth)
     counts = health.counts
     figure.suptitle(
-        f"{_short(health.child)}: {health.verdict} - {counts['errors']} errors,"
-        f" {counts['warnings']} warnings, {counts['notes']} notes",
+        f"{plots.plain(_short(health.child))}: {health.verdict} -"
+        f" {counts['errors']} errors, {counts['warnings']} warnings,"
+        f" {counts['notes']} notes",
         color=_VERDICT[health.verdict],
         fontweight="bold",
     )
-    figure.savefig(path, dpi=120)
+    plots.save(figure, path)
 
 
 def _short(name: str) -> str:
@@ -115,7 +118,7 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
     worst = _worst([row for row in health.findings if row.probe == probe])
     colour = _SEVERITY[worst] if worst in ("warning", "error") else "#222222"
     title = f"{probe}   loss {words}" if words else probe
-    axes.set_title(title, fontsize=8, color=colour)
+    axes.set_title(plots.plain(title), fontsize=8, color=colour)
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.02)
     axes.set_ylabel("importance", fontsize=8)
@@ -162,7 +165,7 @@ def _draw_weights(axes: Any, health: Health, depth: int) -> None:
     axes.grid(which="minor", color="white", linewidth=1.2 if depth <= 60 else 0.5)
     axes.tick_params(which="both", length=0, labelsize=8)
     axes.set_title("findings on weights, by layer and part", fontsize=9)
-    axes.set_xlabel(_outside_words(outside), fontsize=8, loc="left")
+    axes.set_xlabel(plots.plain(_outside_words(outside)), fontsize=8, loc="left")
 
 
 def _part(tensor: str) -> int:

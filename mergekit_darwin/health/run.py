@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
-from tqdm import tqdm
 
 from mergekit_darwin.health import files
 from mergekit_darwin.health.again import Verify, recipe_findings
@@ -28,9 +26,9 @@ from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.models.checkpoint import Checkpoint, model_loads
 from mergekit_darwin.models.opened import ProbeOptions, merge_options
-from mergekit_darwin.scan.importance import Progress
 from mergekit_darwin.scan.probes import Probe, standard_probes
 from mergekit_darwin.scan.report import Report, check_identity
+from mergekit_darwin.talk import bar
 
 
 def check(
@@ -66,7 +64,7 @@ def check(
     found = _file_findings(family, merging) + weight_findings(facts, thresholds)
     found += _tokenizer_findings(family, probes, options)
     again, verified = _verify(family, verify, merging, progress)
-    with _bar("probes", progress) as advance:
+    with bar("probes", progress) as advance:
         probed, trouble = probe_family(family.names, report, probes, options, advance)
     found += [*again, *trouble, *probe_findings(probed, thresholds)]
     health = Health(
@@ -100,24 +98,12 @@ def _fitting(
     return replace(options, max_tokens=report.settings.tokens)
 
 
-@contextmanager
-def _bar(words: str, shown: bool) -> Iterator[Progress]:
-    """Show progress on stderr; give what is to be called with (done, total)."""
-    with tqdm(desc=words, disable=not shown, leave=False) as bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield advance
-
-
 def _stream(family: Family, options: MergeOptions, shown: bool) -> list[TensorFacts]:
     """Return the facts; a layer is compared only where depths are the same."""
     models: dict[str, ModelReference] = {
         role: row.reference for role, row in family.checkpoints.items()
     }
-    with _bar("weights", shown) as advance:
+    with bar("weights", shown) as advance:
         facts = list(stream_facts(models, options, advance))
     if family.same_depth:
         return facts
@@ -176,7 +162,7 @@ def _verify(
     if recipe is None or not recipe.ours or verify == "none":
         return [], 0
     child = model_loads(family.checkpoints["child"].reference, options)
-    with _bar("merging again", shown) as advance:
+    with bar("merging again", shown) as advance:
         return recipe_findings(recipe, child, verify, options, advance)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.health.report import Answer, Finding, Health
 from mergekit_darwin.health.thresholds import RULES
 
@@ -36,19 +35,13 @@ def write_health(health: Health, folder: Path) -> None:
     from mergekit_darwin.health.picture import save_health_plot
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        aside_of = tempfile.TemporaryDirectory(prefix=".health-", dir=folder)
+        save_health_plot(health, folder / "health.png")
+        write_whole(folder / "health.json", health_json(health))
     except OSError as error:
         raise DarwinError(
             f"--out must be a folder that can be written; {folder} is not"
             f" ({error.strerror or error})."
         ) from error
-    with aside_of as aside:
-        text, picture = Path(aside) / "health.json", Path(aside) / "health.png"
-        text.write_text(health_json(health), encoding="utf-8")
-        save_health_plot(health, picture)
-        for file in (picture, text):
-            os.replace(file, folder / file.name)
     LOG.info("written: %s, health.png", folder / "health.json")
 
 

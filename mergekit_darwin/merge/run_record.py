@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from mergekit.common import ModelReference
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.models.names import site_of
 from mergekit_darwin.ratios.rules import SPREAD_WARNING, Prescription
 from mergekit_darwin.ratios.table import table_csv
@@ -152,11 +152,3 @@ def _report_spread(found: list[float]) -> None:
             spread,
             SPREAD_WARNING,
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,16 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin import plots
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.rules import Prescription
 
-_COLOURS: Colormap = LinearSegmentedColormap.from_list(
-    "father_mother", ["#1f4e8c", "#8fb5d9", "#f4f3ee", "#e8a48a", "#a3262a"]
-)
 _COMPONENTS = ("attn", "ffn", "embed", "global")
 _SMALLEST_SPAN = 0.01  # below it differences are not worth a colour
 _MOST_WRITTEN = 16  # layers up to which cells carry their number
@@ -69,32 +65,13 @@ def plot_ratios(rows: Iterable[Prescription], path: str | Path) -> None:
     span = _span(rows)
     heights = [(0.27 if p.room else 0.42) * len(p.rows) for p in panels]
     width = min(16.0, max(7.0, 2.6 + 0.22 * max(p.columns for p in panels)))
-    figure = Figure(figsize=(width, sum(heights) + 0.95 * len(panels) + 1.0))
-    figure.set_layout_engine("constrained")
+    figure = plots.figure(width, sum(heights) + 0.95 * len(panels) + 1.0)
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     norm = Normalize(0.5 - span, 0.5 + span)
     for axis, panel in zip(axes, panels, strict=True):
         _draw(axis, panel, norm)
     _key(figure, list(axes), norm, rows)
-    _save(figure, Path(path))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write the file whole or not at all. Raises DarwinError for an unknown format."""
-    known = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in known:
-        raise DarwinError(
-            f"A picture's name must end in one of .{', .'.join(sorted(known))};"
-            f" got {path.name!r}."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(aside, dpi=140, format=kind)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    plots.save(figure, Path(path))
 
 
 def _span(rows: list[Prescription]) -> float:
@@ -146,8 +123,8 @@ def _short(name: str) -> str:
 
 
 def _draw(axis: Any, panel: _Panel, norm: Normalize) -> None:
-    axis.imshow(_image(panel), cmap=_COLOURS, norm=norm, aspect="auto")
-    axis.set_title(panel.title, loc="left", fontsize=10)
+    axis.imshow(_image(panel), cmap=plots.PARENTS, norm=norm, aspect="auto")
+    axis.set_title(plots.plain(panel.title), loc="left", fontsize=10)
     axis.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
     step = 1 if panel.columns <= 32 else 5
     ticks = range(0, panel.columns, step) if panel.columns > 1 else []
@@ -195,7 +172,7 @@ def _key(
     figure: Figure, axes: list[Any], norm: Normalize, rows: list[Prescription]
 ) -> None:
     bar = figure.colorbar(
-        ScalarMappable(norm, _COLOURS),
+        ScalarMappable(norm, plots.PARENTS),
         ax=axes,
         orientation="horizontal",
         extend="both",

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from mergekit_darwin import plots
 from mergekit_darwin.models.names import site_of
 from mergekit_darwin.ratios.report_screen import layer_ratios
 from mergekit_darwin.scan.report import ModelReport, Report
 
-_FATHER, _MOTHER = "#2166ac", "#b2182b"  # the ends of the map RdBu_r
 Grid = npt.NDArray[np.float64]
 
 
@@ -61,7 +60,7 @@ def draw_scan(report: Report, file: Path) -> None:
         label="cosine distance of the output without the layer",
     )
     _ratio_panel(panels[2], np.array(layer_ratios(report)) - 0.5, depth)
-    _save(figure, file)
+    plots.save(figure, file)
 
 
 def draw_gains(report: Report, file: Path) -> None:
@@ -90,7 +89,7 @@ def draw_gains(report: Report, file: Path) -> None:
         aspect=40,
         label="first-order gain over the base, nats a token",
     )
-    _save(figure, file)
+    plots.save(figure, file)
 
 
 def _gain_grid(model: ModelReport, names: list[str], depth: int) -> Grid:
@@ -108,9 +107,7 @@ def _gain_grid(model: ModelReport, names: list[str], depth: int) -> Grid:
 
 def _figure(depth: int, panel: float, panels: int = 3) -> Figure:
     height = min(16.0, max(4.2, 2.4 + 0.17 * depth))
-    figure = Figure(figsize=(panel * panels, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return plots.figure(panel * panels, height)
 
 
 def _heat(
@@ -143,7 +140,7 @@ def _step(depth: int) -> int:
 
 def _ratio_panel(axes: Axes, deviation: Grid, depth: int) -> None:
     layers = np.arange(len(deviation))
-    colours = [_MOTHER if value > 0 else _FATHER for value in deviation]
+    colours = [plots.MOTHER if value > 0 else plots.FATHER for value in deviation]
     axes.barh(layers, deviation, color=colours, height=0.8)
     reach = max(0.005, 1.15 * float(np.abs(deviation).max(initial=0.0)))
     axes.set_xlim(-reach, reach)
@@ -157,11 +154,6 @@ def _ratio_panel(axes: Axes, deviation: Grid, depth: int) -> None:
 
 
 def _draw_empty(file: Path) -> None:
-    figure = Figure(figsize=(5, 2))
-    FigureCanvasAgg(figure)
+    figure = plots.figure(5, 2)
     figure.text(0.5, 0.5, "This scan has no probes.", ha="center", va="center")
-    _save(figure, file)
-
-
-def _save(figure: Figure, file: Path) -> None:
-    figure.savefig(file, dpi=130, metadata={"Software": None})
+    plots.save(figure, file)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.ratios.rules import Prescription
@@ -29,6 +30,21 @@ def table_csv(rows: Iterable[Prescription]) -> str:
     for row in rows:
         writer.writerow({key: value for key, value in asdict(row).items()})
     return text.getvalue()
+
+
+def read_rows(path: Path) -> list[Prescription]:
+    """Return the rows of a CSV table that table_csv wrote, a merge's record say."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [
+            Prescription(**{key: _cell(key, text) for key, text in row.items()})
+            for row in csv.DictReader(stream)
+        ]
+
+
+def _cell(column: str, text: str) -> Any:
+    if text == "" or column in ("name", "stack", "component", "route"):
+        return text or None
+    return int(text) if column in ("layer", "block") else float(text)
 
 
 def read_ratios(path: str | Path) -> dict[str, float]:
