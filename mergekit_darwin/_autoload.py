@@ -1,26 +1,30 @@
-"""Register darwin_v6 as soon as mergekit's merge methods are imported.
+"""Register darwin_v6 and delphi as soon as their hosts' registries are imported.
 
-mergekit 0.1.5 looks for no plugins, so the wheel ships mergekit_darwin.pth, whose
-line calls install() when Python starts. Standard library only; nothing here raises.
-MERGEKIT_DARWIN_AUTOLOAD=0 switches it off.
+mergekit 0.1.5 and lm-evaluation-harness 0.4.13 look for no plugins, so the wheel ships
+mergekit_darwin.pth, whose line calls install() when Python starts. Standard library
+only; nothing here raises. MERGEKIT_DARWIN_AUTOLOAD=0 switches it off.
 """
 
 import os
 import sys
 
-_TARGET = "mergekit.merge_methods"
+_METHODS = "mergekit.merge_methods"
+_MODELS = "lm_eval.models"
 
 
 class _RegisterOnImport:
     """A finder that finds nothing itself; it appends our call to one import."""
 
+    def __init__(self, module, call):  # type: ignore[no-untyped-def]
+        self.module, self.call = module, call
+
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name != _TARGET:
+        if name != self.module:
             return None
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
         spec = _find_elsewhere(name, path, target)
         if spec is not None and spec.loader is not None:
-            _call_after(spec.loader)
+            _call_after(spec.loader, self.call)
         return spec
 
 
@@ -33,14 +37,14 @@ def _find_elsewhere(name, path, target):  # type: ignore[no-untyped-def]
     return None
 
 
-def _call_after(loader) -> None:  # type: ignore[no-untyped-def]
-    """Make a loader register darwin_v6 once, after it has run its module."""
+def _call_after(loader, call) -> None:  # type: ignore[no-untyped-def]
+    """Make a loader call us once, after it has run its module."""
     original = loader.exec_module
 
     def exec_module(module):  # type: ignore[no-untyped-def]
         del loader.exec_module
         original(module)
-        _register()
+        call()
 
     try:
         loader.exec_module = exec_module
@@ -54,23 +58,38 @@ def _register() -> None:
 
         register()
     except Exception as error:
-        import logging
+        _warn("darwin_v6", error)
 
-        logging.getLogger("mergekit_darwin").warning(
-            "darwin_v6 is not available: %s", error
-        )
+
+def _register_delphi() -> None:
+    try:
+        from mergekit_darwin.delphi import register
+
+        register()
+    except Exception as error:
+        _warn("delphi", error)
+
+
+def _warn(name: str, error: Exception) -> None:
+    import logging
+
+    logging.getLogger("mergekit_darwin").warning("%s is not available: %s", name, error)
 
 
 def installed() -> bool:
     """Return whether the hook waits for mergekit in this process."""
-    return any(isinstance(finder, _RegisterOnImport) for finder in sys.meta_path)
+    return any(
+        isinstance(finder, _RegisterOnImport) and finder.module == _METHODS
+        for finder in sys.meta_path
+    )
 
 
 def install() -> None:
-    """Put the hook in place, or register at once where mergekit is imported already."""
+    """Put the hooks in place, or register at once what is imported already."""
     if os.environ.get("MERGEKIT_DARWIN_AUTOLOAD", "1") == "0" or installed():
         return
-    if _TARGET in sys.modules:
-        _register()
-    else:
-        sys.meta_path.insert(0, _RegisterOnImport())
+    for module, call in ((_METHODS, _register), (_MODELS, _register_delphi)):
+        if module in sys.modules:
+            call()
+        else:
+            sys.meta_path.insert(0, _RegisterOnImport(module, call))

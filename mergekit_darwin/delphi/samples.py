@@ -1,0 +1,113 @@
+"""Samples of items as they are kept: in memory, and line by line in samples.jsonl."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from mergekit_darwin.delphi.vote import Plan, replay
+from mergekit_darwin.errors import DarwinError
+
+SAMPLES_NAME = "samples.jsonl"
+Key = tuple[str, int]  # task and item
+
+
+class Sample(BaseModel):
+    """One generated text of one item: a line of samples.jsonl.
+
+    stage 0 is the greedy text, sampled stages count from 1; sample counts from 0 over
+    all stages. answer is None where the text has none; correct is the task's metric,
+    1 and 0 where that is right and wrong; tokens is None where they cannot be counted.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    item: int
+    stage: int
+    sample: int
+    text: str
+    answer: str | None
+    correct: FiniteFloat
+    tokens: int | None = None
+
+
+def sampled(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples that vote, in the order in which they were drawn."""
+    return sorted((s for s in samples if s.stage > 0), key=lambda s: s.sample)
+
+
+def chosen(samples: Sequence[Sample], plan: Plan) -> tuple[int, Sample]:
+    """Return after how many of an item's samples a plan stops, and the text it gives.
+
+    The text is the first that has the winning answer; the first of all where none has
+    an answer.
+    """
+    voting = sampled(samples)
+    look, decision = replay([sample.answer for sample in voting], plan)
+    held = (s for s in voting if s.answer == decision.winner)
+    return look, next(held) if decision.winner is not None else voting[0]
+
+
+class Samples:
+    """Samples by item: in memory, and in a file if it is given one.
+
+    A file that is there already is read; a line that a kill left torn is cut off.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self.held = read_samples(path) if path is not None else {}
+        if path is not None and path.exists():
+            os.truncate(path, _whole_bytes(path))
+
+    def of(self, key: Key) -> Sequence[Sample]:
+        """Return the samples of an item so far."""
+        return self.held.get(key, ())
+
+    def keep(self, samples: Sequence[Sample]) -> None:
+        """Add samples; with a file, return once they are on the disk."""
+        add(self.held, samples)
+        if self.path is None:
+            return
+        lines = "".join(sample.model_dump_json() + "\n" for sample in samples)
+        with self.path.open("ab") as stream:
+            stream.write(lines.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def add(held: dict[Key, list[Sample]], samples: Iterable[Sample]) -> None:
+    """File samples under their items."""
+    for sample in samples:
+        held.setdefault((sample.task, sample.item), []).append(sample)
+
+
+def read_samples(path: Path) -> dict[Key, list[Sample]]:
+    """Return the samples of a file by item; what a kill left unfinished is left out.
+
+    Raises DarwinError for a line that is no sample.
+    """
+    held: dict[Key, list[Sample]] = {}
+    if not path.exists():
+        return held
+    rows = path.read_bytes()[: _whole_bytes(path)].split(b"\n")[:-1]
+    for number, row in enumerate(rows, start=1):
+        try:
+            add(held, [Sample.model_validate_json(row)])
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the line"
+            raise DarwinError(
+                f"{path}, line {number}, is no sample ({place}: {first['msg']})."
+                " Restore the file, or choose another --out."
+            ) from None
+    return held
+
+
+def _whole_bytes(path: Path) -> int:
+    """Return how many bytes a killed process left up to its last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1
