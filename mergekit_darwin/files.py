@@ -1,7 +1,8 @@
-"""Files: written whole or not at all, documents read through their schema."""
+"""Files: written whole or not at all, read through their schema, folders locked."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,29 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """Hold a folder for this process; option is what another folder is named by.
+
+    Raises DarwinError if another process has it.
+    """
+    with (folder / "lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise DarwinError(
+                f"{folder} is in use by another run (process {holder}). Wait for it,"
+                f" or choose another {option}."
+            ) from None
+        stream.seek(0)
+        stream.truncate()
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
 
 
 def _kind(path: Path) -> str:

@@ -134,7 +134,7 @@ def _stops(plan: Plan, drawn: int, answers: int) -> tuple[Any, Any]:
             table[lead, second] = may_stop(
                 lead, second, plan.samples - drawn, plan.tolerance
             )
-    votes = np.stack(np.indices((size,) * answers))
+    votes = np.indices((size,) * answers)
     ordered = np.sort(votes, axis=0)
     stops = table[ordered[-1], ordered[-2]] & (votes.sum(axis=0) <= drawn)
     return stops, stops & (votes[0] == ordered[-1])
@@ -142,7 +142,7 @@ def _stops(plan: Plan, drawn: int, answers: int) -> tuple[Any, Any]:
 
 def _worst(closed: np.ndarray, answers: int) -> Worst:
     """Return the composition whose orders most often stop at an answer that loses."""
-    votes = np.stack(np.indices(closed.shape))
+    votes = np.indices(closed.shape)
     samples = closed.shape[0] - 1
     most = votes.max(axis=0)
     wrong = np.zeros_like(closed)

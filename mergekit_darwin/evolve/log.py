@@ -1,13 +1,10 @@
-"""The run folder's state: evaluations.jsonl, its lock, and files that appear whole."""
+"""The run folder's state: evaluations.jsonl."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,27 +129,6 @@ def check_fits(found: Evaluation, expected: Evaluation) -> None:
 def _short(value: object) -> str:
     text = json.dumps(value) if not isinstance(value, str) else repr(value)
     return text if len(text) < 120 else text[:117] + "..."
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process. Raises DarwinError if another has it."""
-    path = folder / "lock"
-    with path.open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise DarwinError(
-                f"{folder} is in use by another run (process {holder}). Wait for it,"
-                " or choose another --storage-path."
-            ) from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
 
 
 def finite(value: float | None) -> float | None:

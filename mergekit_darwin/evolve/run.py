@@ -29,10 +29,11 @@ from mergekit_darwin.evolve.finish import (
     write_best,
 )
 from mergekit_darwin.evolve.fitness import shared_items
-from mergekit_darwin.evolve.log import LOG_NAME, Evaluation, EvaluationLog, locked
+from mergekit_darwin.evolve.log import LOG_NAME, Evaluation, EvaluationLog
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
 from mergekit_darwin.evolve.progress import Progress, logging_to
 from mergekit_darwin.evolve.workers import Bench, Pool, RayPool, SerialPool, Worker
+from mergekit_darwin.files import locked
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -78,7 +79,7 @@ def evolve(
     benchmarks = check_benchmarks(config, options.allow_benchmarks)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder), logging_to(folder / "log.txt"):
+    with locked(folder, "--storage-path"), logging_to(folder / "log.txt"):
         freeze(folder, config)
         bench = Bench(
             config=config,

@@ -18,8 +18,9 @@ pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.config import make_config
-from mergekit_darwin.evolve.log import locked, read_log
+from mergekit_darwin.evolve.log import read_log
 from mergekit_darwin.evolve.run import RunOptions, evolve
+from mergekit_darwin.files import locked
 from tests import evolving
 
 # Each child of this process finds the slow imports done, so that kills fall into work.
@@ -199,7 +200,7 @@ def test_an_edited_log_is_refused(family, finished, tmp_path):
 def test_a_second_process_is_refused(family, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    with locked(folder), pytest.raises(DarwinError, match="in use"):
+    with locked(folder, "--storage-path"), pytest.raises(DarwinError, match="in use"):
         evolve(make_config(evolving.content(family)), folder, RunOptions(quiet=True))
 
 

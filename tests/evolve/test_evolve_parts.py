@@ -23,10 +23,10 @@ from mergekit_darwin.evolve.log import (
     Evaluation,
     EvaluationLog,
     check_fits,
-    locked,
     read_log,
 )
 from mergekit_darwin.evolve.results import Row, better, paired, verdict
+from mergekit_darwin.files import locked
 
 LEAST = {"father": "org/father", "mother": "org/mother", "tasks": ["one"]}
 
@@ -136,10 +136,10 @@ def test_a_line_of_another_run_does_not_fit():
 
 
 def test_the_lock_is_let_go(tmp_path):
-    with locked(tmp_path), pytest.raises(DarwinError, match="in use"):
-        with locked(tmp_path):
+    with locked(tmp_path, "--out"), pytest.raises(DarwinError, match="in use"):
+        with locked(tmp_path, "--out"):
             pass
-    with locked(tmp_path):
+    with locked(tmp_path, "--out"):
         pass
 
 
