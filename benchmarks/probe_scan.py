@@ -14,10 +14,11 @@ from collections import Counter
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mergekit_darwin.models import opened as weights
+from mergekit_darwin.scan import importance
 from mergekit_darwin.scan.decoder import finish, make_batch, open_decoder
 from mergekit_darwin.scan.importance import ProbeOptions, measure_importance
 from mergekit_darwin.scan.probes import Encoded, Probe, encode, standard_probes
-from mergekit_darwin.scan.run import importance, weights
 from tests.tiny import VOCABULARY, save
 
 

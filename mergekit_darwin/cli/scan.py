@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mergekit_darwin.talk import setup_logging, verbosity
+from mergekit_darwin import talk
 
 
 @click.command()
@@ -14,20 +14,8 @@ from mergekit_darwin.talk import setup_logging, verbosity
 @click.argument("mother")
 @click.option("--base", help="Common ancestor; adds task vectors and gains.")
 @click.option("--out", required=True, help="Folder for mds.json and its pictures.")
-@click.option(
-    "--probes",
-    type=click.Path(exists=True, file_okay=False),
-    help="Folder of .jsonl or .txt files, one a probe, instead of ours.",
-)
-@click.option("--no-probes", is_flag=True, help="Static profiles only; runs no model.")
-@click.option("--device", default="cpu", show_default=True, help="Where probes run.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16", "float64"]),
-    default="float32",
-    show_default=True,
-    help="Precision in which probes run.",
-)
+@talk.chosen_probes
+@talk.probing
 @click.option(
     "--max-tokens",
     type=click.IntRange(2),
@@ -42,19 +30,14 @@ from mergekit_darwin.talk import setup_logging, verbosity
     show_default=True,
     help="Probe items run together.",
 )
-@click.option("--stream", is_flag=True, help="Hold one layer at a time, from disk.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code of the models.")
-@click.option("--transformers-cache", help="Where downloaded models are kept.")
-@click.option("--lora-merge-cache", help="Where merged LoRA models are kept.")
+@talk.loading
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
-@verbosity
+@talk.verbosity
 def main(
     father: str,
     mother: str,
-    base: str | None,
-    out: str,
-    probes: str | None,
     no_probes: bool,
+    probes: str | None,
     as_json: bool,
     verbose: int,
     quiet: bool,
@@ -65,23 +48,12 @@ def main(
     FATHER and MOTHER are folders or names on the hub, as in a merge configuration.
     Stopped and started again with the same words, the scan goes on where it was.
     """
-    from mergekit_darwin.ratios.report_picture import draw
+    talk.setup_logging(verbose, quiet)
+    from mergekit_darwin.api import scan_parents
     from mergekit_darwin.ratios.report_screen import screen
-    from mergekit_darwin.scan.probes import read_probes, standard_probes
-    from mergekit_darwin.scan.run import ProbeOptions, scan
 
-    setup_logging(verbose, quiet)
-    chosen = read_probes(probes) if probes else standard_probes()
-    report = scan(
-        father,
-        mother,
-        base,
-        out=out,
-        probes=[] if no_probes else chosen,
-        options=ProbeOptions(**options),
-        progress=not quiet,
-        draw=draw,
-    )
+    chosen = () if no_probes else probes
+    report = scan_parents(father, mother, probes=chosen, progress=not quiet, **options)
     if as_json:
         click.echo(report.model_dump_json(indent=1))
     elif not quiet:

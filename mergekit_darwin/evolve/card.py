@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mergekit_darwin.evolve.context import Run, versions
+from mergekit_darwin.evolve.context import Run, made_with
 from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import MANIFEST, Comparison
 from mergekit_darwin.evolve.log import Evaluation
@@ -178,9 +178,8 @@ def _block_table(rows: Sequence[Prescription]) -> list[str]:
 
 
 def _reproduce() -> str:
-    made = ", ".join(f"{name} {version}" for name, version in versions().items())
     return (
-        f"Made with {made}.\n\n"
+        f"Made with {made_with()}.\n\n"
         "```sh\n"
         "mergekit-yaml mergekit_config.yml out/   # with mergekit-darwin installed\n"
         "```\n\n"

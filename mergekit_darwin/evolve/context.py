@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import signal
@@ -15,7 +14,6 @@ from typing import Any
 
 import yaml
 
-import mergekit_darwin
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.config import EvolveConfig, config_yaml
 from mergekit_darwin.evolve.fitness import Exam
@@ -29,6 +27,7 @@ from mergekit_darwin.evolve.log import (
 from mergekit_darwin.evolve.workers import Job, Outcome, Part, Pool
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.ratios.genome import Genome
+from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")
 PACKAGES = ("mergekit", "torch", "transformers", "lm_eval", "cma", "numpy")
@@ -69,15 +68,9 @@ class Run:
         return [line for line in lines if line.phase in phases]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that can move a result, by package."""
-    found = {"mergekit-darwin": mergekit_darwin.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def made_with() -> str:
+    """Return the versions that can move a result, as one phrase."""
+    return ", ".join(f"{tool} {it}" for tool, it in versions(*PACKAGES).items())
 
 
 def freeze(folder: Path, config: EvolveConfig) -> None:
@@ -88,7 +81,7 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
     text = config_yaml(config)
     path, made_by = folder / "config.yml", folder / "versions.json"
     if not path.exists():
-        write_whole(made_by, json.dumps(versions(), indent=1) + "\n")
+        write_whole(made_by, json.dumps(versions(*PACKAGES), indent=1) + "\n")
         write_whole(path, text)
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -100,7 +93,7 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
             " config. Restore it, or choose another --storage-path."
         )
     found = json.loads(made_by.read_text(encoding="utf-8"))
-    for name, version in versions().items():
+    for name, version in versions(*PACKAGES).items():
         if found.get(name, version) != version:
             raise DarwinError(
                 f"{folder} was begun with {name} {found[name]}; this is {version},"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.evolve.breed import genome_of, proxy_quality
-from mergekit_darwin.evolve.context import Run, versions
+from mergekit_darwin.evolve.context import Run, made_with
 from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import Comparison
 from mergekit_darwin.evolve.log import Evaluation
@@ -142,7 +142,7 @@ def write_report(
         parts += ["## Health", _health(health)]
     parts += ["## Pictures"]
     parts += [f"![{caption}]({file})\n\n{caption}" for file, caption in pictures]
-    parts += ["## Made with", ", ".join(f"{k} {v}" for k, v in versions().items())]
+    parts += ["## Made with", made_with()]
     path = run.folder / "report.md"
     write_whole(path, "\n\n".join(parts) + "\n")
     return path

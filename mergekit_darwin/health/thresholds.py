@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, nearest
 
 Severity = Literal["note", "warning", "error"]
 
@@ -53,6 +54,21 @@ class Thresholds:
                     f"Threshold {line.name} must be a number of at least 0;"
                     f" got {value!r}."
                 )
+
+
+def moved(lines: Mapping[str, float]) -> Thresholds:
+    """Return the thresholds with some lines moved, by name.
+
+    Raises DarwinError for a name that is none, or a value that is no line.
+    """
+    known = [line.name for line in fields(Thresholds)]
+    for name in lines:
+        if name not in known:
+            raise DarwinError(
+                f"There is no threshold {name!r}.{nearest(name, known)}"
+                f" Known are {', '.join(known)}."
+            )
+    return Thresholds(**lines)
 
 
 @dataclass(frozen=True)

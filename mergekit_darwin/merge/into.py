@@ -16,13 +16,13 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-import mergekit_darwin
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.merge.method import register
 
 
 def parse(text: str) -> MergeConfiguration:
     """Return a fresh configuration: mergekit rewrites the one it is given."""
-    mergekit_darwin.register()
+    register()
     return MergeConfiguration.model_validate(yaml.safe_load(text))
 
 

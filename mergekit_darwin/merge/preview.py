@@ -27,9 +27,13 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
-from mergekit_darwin import register
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.merge.method import NAME, needs_weights, prescribe_group
+from mergekit_darwin.merge.method import (
+    NAME,
+    needs_weights,
+    prescribe_group,
+    register,
+)
 from mergekit_darwin.merge.run_record import Roles, RunPlan
 from mergekit_darwin.merge.settings import Settings, settle
 from mergekit_darwin.models.checkpoint import (

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from mergekit_darwin import __version__
 from mergekit_darwin.errors import some
 from mergekit_darwin.models.checkpoint import Checkpoint, model_loads, open_checkpoint
 from mergekit_darwin.models.opened import merge_options as default_merge_options
@@ -33,6 +31,7 @@ from mergekit_darwin.scan.report import (
     read_report,
 )
 from mergekit_darwin.scan.static import TensorRow, all_names, scan_tensors
+from mergekit_darwin.talk import versions
 
 if TYPE_CHECKING:
     from mergekit.options import MergeOptions
@@ -261,7 +260,7 @@ def _report(
         father=reports["father"],
         mother=reports["mother"],
         base=reports.get("base"),
-        tool=_versions(),
+        tool=versions("mergekit", "torch", "transformers"),
         settings=settings,
         pair=_pairs(rows) if "base" in names else None,
     )
@@ -269,14 +268,6 @@ def _report(
 
 def _pairs(rows: Sequence[TensorRow]) -> dict[str, PairStatistics]:
     return {row.name: row.pair for row in rows if row.pair is not None}
-
-
-def _versions() -> dict[str, str]:
-    tools = ("mergekit", "torch", "transformers")
-    return {
-        "mergekit-darwin": __version__,
-        **{tool: metadata.version(tool) for tool in tools},
-    }
 
 
 def _publish(report: Report, partial: Partial, draw: Draw | None) -> None:

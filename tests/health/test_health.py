@@ -174,7 +174,13 @@ def test_a_user_error_ends_with_1_and_one_line() -> None:
 
 
 def test_a_threshold_given_on_the_command_line_is_used(darwin_child: Path) -> None:
-    words = [str(darwin_child), "--no-probes", "--quiet", "--norm-high", "0.9"]
+    words = [
+        str(darwin_child),
+        "--no-probes",
+        "--quiet",
+        "--threshold",
+        "norm_high=0.9",
+    ]
     run = CliRunner().invoke(main, [*words, "--json"])
     report = json.loads(run.stdout)
     assert report["settings"]["norm_high"] == 0.9
@@ -190,4 +196,4 @@ def test_help_loads_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "--stray-blind" in run.stdout
+    assert "stray_blind" in run.stdout

@@ -1,0 +1,228 @@
+"""What the package does, as Python functions; the commands call these and print.
+
+Importing it loads neither torch nor mergekit: that happens inside a call. Models are
+folders, hub names or `model+adapter`, as in a merge configuration. Whatever the caller
+can repair raises DarwinError, whose text is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from mergekit_darwin.errors import DarwinError, nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from mergekit_darwin.evolve.run import Finished
+    from mergekit_darwin.health.report import Health
+    from mergekit_darwin.ratios.genome import Genome
+    from mergekit_darwin.ratios.rules import Prescription
+    from mergekit_darwin.scan.probes import Probe
+    from mergekit_darwin.scan.report import Report
+
+PathLike = str | Path  # a file or folder
+
+
+class Running(TypedDict, total=False):
+    """How models are opened and run; every key may be left out.
+
+    device: "cpu", "cuda", ...; dtype: float32, bfloat16, float16 or float64;
+    max_tokens: most tokens of one probe item; batch_size: items run together; stream:
+    one layer in memory at a time; the rest as mergekit's options of the same names.
+    """
+
+    device: str
+    dtype: str
+    max_tokens: int
+    batch_size: int
+    stream: bool
+    trust_remote_code: bool
+    transformers_cache: str | None
+    lora_merge_cache: str | None
+
+
+def scan_parents(
+    father: str,
+    mother: str,
+    base: str | None = None,
+    *,
+    out: PathLike,
+    probes: PathLike | Sequence[Probe] | None = None,
+    progress: bool = False,
+    **running: Unpack[Running],
+) -> Report:
+    """Measure what every tensor and layer of two parents is for.
+
+    Writes mds.json and its pictures into the folder out, and returns the report: static
+    profiles of all tensors, probe distances [L] in [0, 2] for each probe and parent,
+    with a base the gains in nats a token. probes: a folder of .jsonl or .txt files,
+    None for those that come with the package, () for no probes at all. A scan that was
+    stopped goes on; a finished one of the same parents and settings is returned as it
+    is. Raises DarwinError, leaving no report behind.
+    """
+    from mergekit_darwin.ratios.report_picture import draw
+    from mergekit_darwin.scan.run import scan
+
+    return scan(
+        father,
+        mother,
+        base,
+        out=Path(out),
+        probes=_probes(probes),
+        options=_running(running),
+        progress=progress,
+        draw=draw,
+    )
+
+
+def ratio_table(config: PathLike, **merging: Any) -> list[Prescription]:
+    """Return the ratio of every tensor that a darwin_v6 YAML would write, by name.
+
+    Nothing is merged; weights are read only where no report knows a tensor. merging
+    are mergekit's options (trust_remote_code, lora_merge_cache, ...). A list of these
+    rows is a pandas frame by `pandas.DataFrame(rows)`. Raises DarwinError.
+    """
+    from mergekit_darwin.merge.preview import plan_run, prescribe_run, read_config
+
+    return prescribe_run(plan_run(read_config(config), _merging(merging)))
+
+
+def merge_yaml(config: PathLike, out: PathLike, **merging: Any) -> Path:
+    """Merge a YAML into the folder out as mergekit-yaml does, and return the folder.
+
+    Any method of mergekit will do. merging are mergekit's options (copy_tokenizer,
+    lazy_unpickle, device, ...). Raises DarwinError for what darwin_v6 refuses, and what
+    mergekit raises for the rest.
+    """
+    from mergekit_darwin.merge.into import merge_to
+
+    text = _text(Path(config))
+    merge_to(text, Path(out), _merging(merging))
+    return Path(out)
+
+
+def check_health(
+    child: str,
+    father: str | None = None,
+    mother: str | None = None,
+    base: str | None = None,
+    *,
+    mds: PathLike | None = None,
+    out: PathLike | None = None,
+    verify: Literal["sample", "all", "none"] = "sample",
+    probes: PathLike | Sequence[Probe] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    progress: bool = False,
+    **running: Unpack[Running],
+) -> Health:
+    """Return the health of a merged model, of any tool, against its parents.
+
+    Parents and base left out come from the child's own mergekit_config.yml. mds: a
+    scan's report, so that the parents are not probed again. verify: which tensors of a
+    darwin_v6 child are merged again and compared bit for bit. thresholds: lines to
+    move, by name (health.thresholds.Thresholds). With out, health.json and health.png
+    are written there. Raises DarwinError if a model cannot be opened or the parents are
+    unknown; a bad child raises nothing, its verdict says so.
+    """
+    from mergekit_darwin.health.run import check
+    from mergekit_darwin.health.thresholds import moved
+    from mergekit_darwin.scan.report import read_report as read
+
+    return check(
+        child,
+        father=father,
+        mother=mother,
+        base=base,
+        report=None if mds is None else read(mds),
+        out=None if out is None else Path(out),
+        options=_running(running),
+        thresholds=moved(thresholds or {}),
+        verify=verify,
+        probes=_probes(probes),
+        progress=progress,
+    )
+
+
+def breed(config: PathLike, folder: PathLike, **options: Any) -> Finished:
+    """Breed a child as an EVOLVE.yml says, in a folder of the run; return what is left.
+
+    Called again after a stop it goes on where it was and ends with the same bytes.
+    options are the fields of evolve.run.RunOptions (strategy, device, batch_size, ...).
+    Raises DarwinError.
+    """
+    from mergekit_darwin.evolve.config import read_config
+    from mergekit_darwin.evolve.run import RunOptions, evolve
+
+    known = RunOptions.__dataclass_fields__
+    _refuse_unknown(options, known)
+    return evolve(read_config(config), Path(folder), RunOptions(**options))
+
+
+def read_report(path: PathLike) -> Report:
+    """Return the report in a folder or file that a scan wrote. Raises DarwinError."""
+    from mergekit_darwin.scan.report import read_report as read
+
+    return read(path)
+
+
+def read_genome(path: PathLike) -> Genome:
+    """Return the genome in a JSON file that evolve wrote. Raises DarwinError."""
+    from mergekit_darwin.ratios.genome import read_genome as read
+
+    return read(path)
+
+
+def register() -> None:
+    """Make `darwin_v6` known to mergekit in this process; calling again is harmless.
+
+    Raises DarwinError if the installed mergekit is not a supported version.
+    """
+    from mergekit_darwin._autoload import check_mergekit
+
+    check_mergekit()  # before the import below, which another mergekit might break
+    from mergekit_darwin.merge.method import register as register_method
+
+    register_method()
+
+
+def _probes(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
+    from mergekit_darwin.scan.probes import read_probes, standard_probes
+
+    if given is None:
+        return standard_probes()
+    if isinstance(given, (str, Path)):
+        return read_probes(given)
+    return list(given)
+
+
+def _running(given: Running) -> Any:
+    from mergekit_darwin.models.opened import ProbeOptions
+
+    _refuse_unknown(given, Running.__annotations__)
+    return ProbeOptions(**given)
+
+
+def _merging(given: Mapping[str, Any]) -> Any:
+    from mergekit.options import MergeOptions
+
+    _refuse_unknown(given, MergeOptions.model_fields)
+    return MergeOptions(**given)
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for name in given:
+        if name not in known:
+            raise DarwinError(
+                f"There is no option {name!r}.{nearest(name, known)}"
+                f" Known are {', '.join(known)}."
+            )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DarwinError(f"{path} cannot be read as YAML ({error}).") from None
