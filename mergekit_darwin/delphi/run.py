@@ -1,0 +1,212 @@
+"""A consensus run: a model, generative tasks, an output folder; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from mergekit_darwin.delphi.answers import Reader, reader_of
+from mergekit_darwin.delphi.draw import Item, Sampling, Source, draw, greedy
+from mergekit_darwin.delphi.guarantee import make_plan
+from mergekit_darwin.delphi.page import markdown
+from mergekit_darwin.delphi.picture import draw_report
+from mergekit_darwin.delphi.report import Report, make_report
+from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
+from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.files import locked, write_whole
+from mergekit_darwin.harness import load_tasks, open_model, quiet
+from mergekit_darwin.talk import versions
+
+LOG = logging.getLogger("mergekit_darwin")
+SETTINGS_NAME, JSON_NAME, PAGE_NAME = "settings.json", "report.json", "report.md"
+PICTURE_NAME = "delphi.png"
+
+
+class Options(BaseModel):
+    """How a consensus run is done; every option has the command's name and meaning.
+
+    samples: most samples an item; stage: samples drawn before the vote is looked at;
+    risk: largest chance, in the worst case, that the stopped vote is not that of all
+    samples; temperature of sampling; seed of all samples; shadow: draw all samples and
+    say where it would have stopped; greedy: measure the greedy text too. metric may
+    name a filter ("exact_match,strict-match"); extract is a pattern that reads the
+    answer. The rest is lm-evaluation-harness's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: int = 16
+    stage: int = 4
+    risk: FiniteFloat = 0.01
+    temperature: Annotated[FiniteFloat, Field(gt=0.0)] = 0.7
+    seed: int = 1
+    shadow: bool = False
+    greedy: bool = True
+    metric: str | None = None
+    extract: str | None = None
+    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
+    limit: Annotated[int, Field(ge=1)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    include_path: tuple[str, ...] = ()
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = True
+    system_instruction: str | None = None
+    model_type: str = "hf"
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    batch_size: str = "16"
+    device: str | None = "cpu"
+
+
+def make_options(**given: Any) -> Options:
+    """Return options. Raises DarwinError naming the first that does not fit."""
+    try:
+        return Options(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        hint = nearest(key, Options.model_fields) if key in given else ""
+        raise DarwinError(
+            f"{key}: {first['msg']}; got {first['input']!r}.{hint}"
+        ) from None
+
+
+def consensus(
+    model: str | Any,
+    tasks: Sequence[str],
+    out: str | Path,
+    options: Options | None = None,
+) -> Report:
+    """Ask a model each item of generative tasks until its vote may stop, and report.
+
+    model is a path or name, or a harness model that is open. Writes samples.jsonl,
+    report.json, report.md and delphi.png to the folder out; called again with the same
+    arguments it goes on where it was stopped. Raises DarwinError for tasks that cannot
+    be voted on, for numbers that make no plan, and for a folder of another run.
+    """
+    options = options or Options()
+    plan = make_plan(options.samples, options.stage, options.risk)
+    readers = _readers(tasks, options)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "--out"):
+        inner = _opened(model, options) if isinstance(model, str) else model
+        items = [item for reader in readers for item in _items(reader, inner, options)]
+        settings = _settings(model, options, items)
+        _check_same(folder / SETTINGS_NAME, settings)
+        log = Samples(folder / SAMPLES_NAME)
+        if options.greedy:
+            greedy(inner, items, log)
+        sampling = Sampling(options.temperature, options.seed, options.gen_kwargs)
+        draw(Source(inner, sampling), items, plan, log, every=options.shadow)
+        held = {
+            reader.name: [log.of(item.key) for item in items if item.reader is reader]
+            for reader in readers
+        }
+        metrics = {reader.name: (reader.words, reader.sign) for reader in readers}
+        report = replace(
+            make_report(
+                settings["model"], plan, held, metrics=metrics, risk=options.risk
+            ),
+            settings=settings,
+            versions=versions("lm_eval", "transformers", "torch"),
+        )
+        _write(report, folder)
+    return report
+
+
+def _readers(tasks: Sequence[str], options: Options) -> list[Reader]:
+    """Return how every leaf task is read; refuses before any model is opened."""
+    if not tasks:
+        raise DarwinError("--tasks must name at least one task.")
+    found = load_tasks(
+        tasks, include_path=options.include_path, num_fewshot=options.num_fewshot
+    )
+    leaves = {name: task for group in found.values() for name, task in group.items()}
+    return [
+        reader_of(name, task, metric=options.metric, extract=options.extract)
+        for name, task in leaves.items()
+    ]
+
+
+def _opened(model: str, options: Options) -> Any:
+    given = {"pretrained": model, **options.model_args}
+    if options.model_type == "hf" and options.device == "cpu":
+        given.setdefault("dtype", "float32")  # as evolve measures on a CPU
+    return open_model(
+        options.model_type,
+        given,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+
+
+def _items(reader: Reader, inner: Any, options: Options) -> list[Item]:
+    """Return a task's requests, as the harness itself would build them."""
+    chat = options.apply_chat_template
+    with quiet():
+        reader.task.build_all_requests(
+            limit=options.limit,
+            system_instruction=options.system_instruction,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=options.fewshot_as_multiturn,
+            chat_template=inner.apply_chat_template if chat else None,
+            tokenizer_name=inner.tokenizer_name if chat else "",
+        )
+    requests = list(reader.task.instances)
+    if len({request.doc_id for request in requests}) < len(requests):
+        raise DarwinError(
+            f"{reader.name}: an item must be one request; it has several. The vote"
+            " cannot tell which of them it is about."
+        )
+    return [Item(request, reader) for request in requests]
+
+
+def _settings(
+    model: str | Any, options: Options, items: Sequence[Item]
+) -> dict[str, Any]:
+    """Return all that decides which samples are drawn."""
+    named = model if isinstance(model, str) else type(model).__name__
+    tasks: dict[str, Any] = {}
+    for item in items:
+        mark = tasks.setdefault(item.reader.name, hashlib.sha256())
+        request = item.request
+        content = [request.arguments[:2], request.doc, item.reader.words]
+        mark.update(json.dumps(content, default=str, sort_keys=True).encode())
+    digests = {name: mark.hexdigest()[:16] for name, mark in tasks.items()}
+    rest = options.model_dump(mode="json", exclude={"include_path"})
+    return {"model": named, "tasks": digests, **rest}
+
+
+def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a new run, or refuse a folder that has another's."""
+    if not path.exists():
+        write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DarwinError(
+            f"{path} is not JSON ({error}); choose another --out."
+        ) from None
+    now = json.loads(json.dumps(settings))
+    for key in now:
+        if before.get(key) != now[key]:
+            raise DarwinError(
+                f"{path.parent} has the samples of another run: {key} was"
+                f" {json.dumps(before.get(key))}, now it is {json.dumps(now[key])}. Use"
+                " the same, or choose another --out."
+            )
+
+
+def _write(report: Report, folder: Path) -> None:
+    text = json.dumps(report.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / JSON_NAME, text + "\n")
+    draw_report(report, folder / PICTURE_NAME)
+    write_whole(folder / PAGE_NAME, markdown(report, PICTURE_NAME))
