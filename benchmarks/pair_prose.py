@@ -19,12 +19,12 @@ LONGEST = 700  # characters, of English and of code
 
 def english() -> list[str]:
     """Return paragraphs of the Python reference, at most one from a topic."""
-    found = []
+    found: dict[str, None] = {}  # several topics share their text
     for name in sorted(topics):
         paragraphs = (" ".join(x.split()) for x in topics[name].split("\n\n"))
         fit = [x for x in paragraphs if 300 <= len(x) <= LONGEST and x[0].isupper()]
-        found += fit[:1]
-    return found[:: max(1, len(found) // EACH)][:EACH]
+        found |= dict.fromkeys(fit[:1])
+    return list(found)[:: max(1, len(found) // EACH)][:EACH]
 
 
 def code() -> list[str]:

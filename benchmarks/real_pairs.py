@@ -8,14 +8,17 @@ python benchmarks/real_pairs.py score OUT --skills SKILL [...] -- FOLDER [FOLDER
 
 import argparse
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pair_items import SKILLS, write_items
+from pair_merges import evolve, make_grid, make_uniform
 from pair_models import make_base, train
 from pair_scores import score_folders
+from pair_table import table
 
 
 def wheel_gguf() -> Path:
@@ -31,22 +34,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("items", "base", "train", "score"))
+    parser.add_argument("step")
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--skills", nargs="+", choices=SKILLS, default=list(SKILLS))
     options = parser.parse_args()
-    if options.step == "items":
-        write_items(options.out)
-    elif options.step == "base":
-        make_base(options.gguf or wheel_gguf(), options.out / "models" / "base")
-    elif options.step == "score":
-        folders = [Path(x) for x in options.names]
-        score_folders(options.out, folders, options.skills)
-    else:
-        for name in options.names:
-            train(options.out, name)
+    out, names, seed = options.out.resolve(), options.names, options.seed
+    steps: dict[str, Callable[[], object]] = {
+        "items": lambda: write_items(out),
+        "base": lambda: make_base(options.gguf or wheel_gguf(), out / "models/base"),
+        "train": lambda: [train(out, x) for x in names],
+        "uniform": lambda: [make_uniform(out, x, seed) for x in names],
+        "grid": lambda: [make_grid(out, x) for x in names],
+        "evolve": lambda: [evolve(out, x, seed) for x in names],
+        "score": lambda: score_folders(out, list(map(Path, names)), options.skills),
+        "table": lambda: [print(table(out, x)) for x in names],
+    }
+    if options.step not in steps:
+        raise SystemExit(f"STEP must be one of {', '.join(steps)}.")
+    steps[options.step]()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""What a child of a pair must beat, and evolve's child."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from mergekit.options import MergeOptions
+from pair_items import read_jsonl
+from pair_models import load
+from pair_scores import exact
+
+from mergekit_darwin.merge.into import merge_to
+from mergekit_darwin.merge.recipe import Recipe, uniform_yamls
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two parents by name, and the skills that the pair is measured on."""
+
+    father: str
+    mother: str
+    skills: tuple[str, ...]
+
+
+PAIRS = {
+    "meet": Pair("sums", "differences", ("sums", "differences")),
+    "apart": Pair("sums", "words", ("sums", "words")),
+    "languages": Pair(
+        "sums_korean", "words_german", ("sums", "korean", "words", "german")
+    ),
+}
+
+LAMBDAS = (0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
+RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""Thirty uniform merges: base + lambda ((1 - ratio) father + ratio mother's delta)."""
+EVALUATIONS = len(LAMBDAS) * len(RATIOS)
+
+
+def make_uniform(out: Path, name: str, seed: int) -> None:
+    """Write linear, slerp, task arithmetic and dare_ties as mergekit makes them."""
+    pair, models = PAIRS[name], out / "models"
+    recipe = Recipe(
+        father=str(models / pair.father),
+        mother=str(models / pair.mother),
+        base=str(models / "base"),
+        head={"dtype": "bfloat16"},
+    )
+    for label, text in uniform_yamls(recipe).items():
+        random = label.startswith("dare")
+        row = label.replace(" ", "_") + (f"_seed{seed}" if random else "")
+        folder = out / "merged" / name / row
+        if not folder.exists():
+            merge_to(text, folder, MergeOptions(random_seed=seed, quiet=True))
+
+
+@torch.no_grad()
+def make_grid(out: Path, name: str) -> None:
+    """Search the uniform grid on the search items and write its best model."""
+    pair = PAIRS[name]
+    child, tokenizer = load(out / "models" / "base")
+    base = {k: v.clone() for k, v in child.named_parameters()}
+    father, mother = (
+        dict(load(out / "models" / x)[0].named_parameters())
+        for x in (pair.father, pair.mother)
+    )
+    items = [read_jsonl(out / "items" / x / "search.jsonl") for x in pair.skills]
+
+    def mix(scale: float, ratio: float) -> None:
+        for key, weight in child.named_parameters():
+            delta = torch.lerp(father[key], mother[key], ratio) - base[key]
+            weight.copy_((base[key] + scale * delta).bfloat16())
+
+    found = {}
+    for point in ((x, y) for x in LAMBDAS for y in RATIOS):
+        mix(*point)
+        scores = [sum(exact(child, tokenizer, x)) / len(x) for x in items]
+        found[point] = sum(scores) / len(scores)
+        print(name, *point, *(f"{x:.3f}" for x in scores), flush=True)
+    best = max(found, key=lambda point: found[point])
+    print(f"{name}: best of the grid: lambda {best[0]}, ratio {best[1]}", flush=True)
+    mix(*best)
+    folder = out / "merged" / name / "grid"
+    child.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def evolve(out: Path, name: str, seed: int) -> None:
+    """Breed the pair as mergekit-darwin-evolve does, with as many merges as the grid.
+
+    The final model is copied to merged/NAME/evolve_seedN.
+    """
+    pair, models = PAIRS[name], out / "models"
+    config = {
+        "father": str(models / pair.father),
+        "mother": str(models / pair.mother),
+        "base_model": str(models / "base"),
+        "dtype": "bfloat16",
+        "include_path": str(out / "tasks"),
+        "tasks": [f"{x}_search" for x in pair.skills],
+        "heldout": [f"{x}_heldout" for x in pair.skills],
+        "search": {"seed": seed, "max_evaluations": EVALUATIONS},
+    }
+    run = out / "runs" / f"{name}_seed{seed}"
+    run.parent.mkdir(parents=True, exist_ok=True)
+    path = run.with_suffix(".yml")
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    command = "from mergekit_darwin.cli.evolve import main; main()"
+    arguments = [str(path), "--storage-path", str(run), "--in-memory"]
+    # Exit code 3 is a finished run whose child is unhealthy: a row like the others.
+    subprocess.run([sys.executable, "-c", command, *arguments], check=False)
+    shutil.copytree(run / "final_model", out / "merged" / name / f"evolve_seed{seed}")

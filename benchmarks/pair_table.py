@@ -1,0 +1,47 @@
+"""The comparison of a pair as a Markdown table, from the scores that were measured."""
+
+import json
+import math
+from pathlib import Path
+
+from pair_merges import PAIRS
+from pair_scores import Score
+
+
+def table(out: Path, name: str) -> str:
+    """Return base, parents and every merge of a pair that has been scored.
+
+    The mean is over the pair's skills; general text is in nats a token, lower better.
+    """
+    pair = PAIRS[name]
+    found = {}
+    for line in (out / "scores.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        found[Path(record["model"]).resolve()] = record["scores"]
+    models = out / "models"
+    rows = {
+        "base": models / "base",
+        f"Father ({pair.father})": models / pair.father,
+        f"Mother ({pair.mother})": models / pair.mother,
+    }
+    rows |= {x.name: x for x in sorted((out / "merged" / name).iterdir())}
+    head = ["model", *pair.skills, "mean", "general text"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for label, folder in rows.items():
+        scores = found.get(folder.resolve(), {})
+        if all(skill in scores for skill in pair.skills):
+            skills = [scores[skill] for skill in pair.skills]
+            cells = [*skills, _mean(skills), scores["general"]]
+            lines.append(_line([label, *(f"{m:.3f} ± {e:.3f}" for m, e in cells)]))
+    return "\n".join(lines)
+
+
+def _mean(scores: list[Score]) -> Score:
+    """Return the mean of independent scores and its standard error."""
+    count = len(scores)
+    error = math.sqrt(sum(e**2 for _, e in scores)) / count
+    return sum(m for m, _ in scores) / count, error
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
