@@ -18,19 +18,20 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a parent is trained on: its skills in equal parts, and the steps."""
+    """What a parent is trained on: its skills in equal parts, the steps, the start."""
 
     skills: tuple[str, ...]
     steps: int
     seed: int
+    start: str = "base"
 
 
 RECIPES = {
     "sums": Recipe(("sums",), 100, 1),
     "differences": Recipe(("differences",), 100, 2),
     "words": Recipe(("words",), 100, 3),
-    "sums_korean": Recipe(("sums", "korean"), 160, 4),
-    "words_german": Recipe(("words", "german"), 160, 5),
+    "sums_korean": Recipe(("sums", "korean"), 80, 4, start="sums"),
+    "words_german": Recipe(("words", "german"), 80, 5, start="words"),
 }
 
 
@@ -87,11 +88,11 @@ def answers(
 
 
 def train(out: Path, name: str) -> None:
-    """Train one parent from out/models/base and write it in bfloat16."""
+    """Train one parent from the model it starts at and write it in bfloat16."""
     recipe = RECIPES[name]
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
-    model, tokenizer = load(out / "models" / "base")
+    model, tokenizer = load(out / "models" / recipe.start)
     model.get_input_embeddings().requires_grad_(False)
     pools = [
         [encode(tokenizer, x) for x in items(skill)["train"]] for skill in recipe.skills
