@@ -14,7 +14,7 @@ from pair_prose import prose
 from pair_words import CATEGORIES
 
 SEED = 1
-SIZES = {"train": 2500, "search": 200, "heldout": 400}
+SIZES = {"train": 2500, "search": 100, "heldout": 400}
 REFIT = 2000
 """refit.jsonl holds the first of the training items: texts for `refit`."""
 
