@@ -9,8 +9,6 @@ Importing this package has no side effect and loads neither torch nor mergekit: 
 imported whenever Python starts, so its names are found when they are first asked for.
 """
 
-from __future__ import annotations
-
 TYPE_CHECKING = False  # typing's own would cost a start of Python more than all this
 if TYPE_CHECKING:
     from mergekit_darwin.api import breed as breed
