@@ -63,6 +63,21 @@ def test_the_readmes_merge_runs_from_the_root(
     assert set(child) == set(father) == set(record(tmp_path / "out"))
 
 
+def test_the_readmes_python_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "out" / "mds" / "mds.json").exists()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("healthy {")
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len(README.splitlines()) < 200
+
+
 @pytest.mark.parametrize("command", ["scan", "ratios", "health", "evolve"])
 def test_help_answers_without_torch(command: str) -> None:
     code = (
@@ -98,3 +113,11 @@ def test_nothing_committed_speaks_of_a_machine() -> None:
         if path.suffix in {".py", ".md", ".yml", ".yaml", ".toml"} and name != own:
             text = path.read_text(encoding="utf-8")
             assert not [mark for mark in marks if mark in text], name
+
+
+if __name__ == "__main__":  # make docs
+    old = re.search(r"\| parameter \| default .*?(?=\n\n)", README, flags=re.DOTALL)
+    assert old is not None
+    (ROOT / "README.md").write_text(
+        README.replace(old.group(0), parameter_table()), encoding="utf-8"
+    )
