@@ -1,9 +1,15 @@
-"""The one exception a user can repair, and how its sentence is made."""
+"""The one exception a user can repair, how its sentence is made, and foreign errors.
+
+Whatever another library raises becomes one line at the border that knows which file or
+option it came from (`about`), or at the latest around a command (talk.verbosity).
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -14,6 +20,9 @@ class DarwinError(click.ClickException):
     It is a click exception, so that every click program, the unmodified
     mergekit-yaml among them, prints it as one line and exits with 1.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
     def __str__(self) -> str:
         return self.message
@@ -37,7 +46,61 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return f"{head} and {rest} more" if rest > 0 else head
 
 
-def reason(error: BaseException, most: int = 400) -> str:
-    """Return what a foreign error says as one line of at most `most` characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
+def plain(text: str) -> str:
+    """Return text as one line that any terminal shows: no controls, no odd bytes."""
+    line = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
+
+
+def reason(error: BaseException, most: int = 300) -> str:
+    """Return what an error says as a phrase of one line, at most `most` characters.
+
+    The kinds that say too little or too much by themselves are put into words: the
+    system's (with the file), JSON, YAML, pydantic, recursion, memory, keys.
+    """
+    words = plain(_words(error)).rstrip(".")
     return words if len(words) <= most else f"{words[: most - 3]}..."
+
+
+def _words(error: BaseException) -> str:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, click.ClickException):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror}{place}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeError):
+        return f"no UTF-8 text: {text}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds:
+        return f"out of memory {text}"
+    if isinstance(error, KeyError):
+        return f"the key {text} is missing"
+    if "YAMLError" in kinds:
+        return f"no YAML: {text}"
+    if "ValidationError" in kinds and hasattr(error, "errors"):  # pydantic's
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+    if isinstance(error, (ValueError, RuntimeError, OSError)) and text:
+        return text  # raised to be read
+    return f"{name}: {text}" if text else name
+
+
+@contextmanager
+def about(what: str, advice: str = "") -> Iterator[None]:
+    """Turn any foreign error into `what` could not be done, its reason, the advice.
+
+    Raises DarwinError; our own errors and those of the command line pass as they are.
+    """
+    try:
+        yield
+    except click.ClickException:
+        raise
+    except Exception as error:
+        hint = f" {advice}" if advice else ""
+        raise DarwinError(f"{what} ({reason(error)}).{hint}") from error

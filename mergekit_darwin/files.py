@@ -11,9 +11,37 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, about, reason
 
 Document = TypeVar("Document", bound=BaseModel)
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz")
+_OF_MODELS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+)
+
+
+def read_text(file: Path, unreadable: str) -> str:
+    """Return a text file, without the mark that some editors put in front of UTF-8.
+
+    Raises DarwinError: unreadable, and why; a fifo or a device, of which nothing may
+    ever come, is not waited for.
+    """
+    with about(unreadable):
+        return read_bytes(file, unreadable).decode("utf-8-sig")
+
+
+def read_bytes(file: Path, unreadable: str) -> bytes:
+    """Return a regular file's bytes; raises DarwinError as read_text does."""
+    with about(unreadable):
+        if file.exists() and not file.is_file():
+            kind = "a folder" if file.is_dir() else "no regular file"
+            raise DarwinError(f"{unreadable} ({file} is {kind}).")
+        return file.read_bytes()
 
 
 def read_document(
@@ -24,15 +52,11 @@ def read_document(
     Raises DarwinError: unreadable and the system's reason in brackets, or unfit, the
     first key that does not fit, why, and the advice.
     """
+    content = read_bytes(file, unreadable)
     try:
-        return schema.model_validate_json(file.read_bytes())
-    except OSError as error:
-        reason = error.strerror or error
-        raise DarwinError(f"{unreadable} ({reason}).") from None
+        return schema.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DarwinError(f"{unfit}; {place}: {first['msg']}.{advice}") from None
+        raise DarwinError(f"{unfit}; {reason(error)}.{advice}") from None
 
 
 @contextmanager
@@ -41,14 +65,17 @@ def whole(path: Path) -> Iterator[Path]:
 
     The folder is made. The bytes are on the disk before the name is; if the body
     raises, path is as it was. Raises DarwinError where path is there already and no
-    regular file: a device, a fifo, a link or a folder is not ours to replace.
+    regular file: a device, a fifo, a link or a folder is not ours to replace, nor are
+    weights and a model's own JSON files.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    found = _not_ours(path)
+    if found:
         raise DarwinError(
-            f"Output must go to a regular file or a new one; {path} is"
-            f" {_kind(path)}. Name another file."
+            f"Output must go to a regular file or a new one; {path} is {found}."
+            " Name another file."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with about(f"{path.parent} must be a folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
@@ -96,7 +123,15 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         yield
 
 
-def _kind(path: Path) -> str:
+def _not_ours(path: Path) -> str | None:
+    """Return what stands at a path that must not be replaced, None if nothing does."""
     if path.is_symlink():
         return "a link"
-    return "a folder" if path.is_dir() else "no regular file"
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return "a folder" if path.is_dir() else "no regular file"
+    if path.suffix in _WEIGHTS:
+        return "a file of weights"
+    of_model = path.suffix == ".json" and (path.parent / "config.json").exists()
+    return "a model's file" if of_model and path.name in _OF_MODELS else None

@@ -2,32 +2,81 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from tqdm import tqdm
 
+from mergekit_darwin.errors import DarwinError, reason
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Progress = Callable[[int, int], None]  # called with (done, total)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
+_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def verbosity(command: Command) -> Command:
-    """Add -v/--verbose (may be repeated) and --quiet to a command.
+    """Add -v/--verbose (may be repeated) and --quiet to a command, and plain errors.
 
-    They arrive as `verbose: int` and `quiet: bool`, for setup_logging.
+    They arrive as `verbose: int` and `quiet: bool`, for setup_logging. Whatever the
+    command raises ends as one line and exit code 1, Ctrl-C as a word and 130; with -v
+    the traceback stands above the line.
     """
+    command = _in_one_line(command)
     command = click.option(
         "--quiet", is_flag=True, help="Only errors; no progress bar."
     )(command)
     return click.option(
         "-v", "--verbose", count=True, help="Say more; twice for debugging."
     )(command)
+
+
+def _in_one_line(command: Command) -> Command:
+    @functools.wraps(command)
+    def run(*args: Any, verbose: int, **rest: Any) -> Any:
+        try:
+            return command(*args, verbose=verbose, **rest)
+        except KeyboardInterrupt:
+            click.echo("Stopped by Ctrl-C; what was finished is kept.", err=True)
+            raise SystemExit(INTERRUPTED) from None
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            if verbose:
+                traceback.print_exc()
+            if isinstance(error, click.ClickException) or _closed_pipe(error):
+                raise
+            raise DarwinError(_last_word(error)) from error
+
+    return cast(Command, run)
+
+
+def _closed_pipe(error: Exception) -> bool:
+    """Return whether stdout's reader went away, which click ends without a word."""
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _last_word(error: Exception) -> str:
+    """Return the line of an error that no border before could say more about."""
+    if isinstance(error, OSError) and error.errno in _ROOM:
+        return (
+            f"There must be room to write ({reason(error)}). Free some and run the same"
+            " command again."
+        )
+    if isinstance(error, (OSError, MemoryError, RecursionError)):
+        return f"This could not be finished ({reason(error)})."
+    kind, words = type(error).__name__, reason(error)
+    said = words if words.startswith(kind) else f"{kind}: {words}"
+    return f"This could not be finished ({said}). Run it again with -v to see where."
 
 
 def loading(command: Command) -> Command:

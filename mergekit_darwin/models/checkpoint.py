@@ -25,6 +25,7 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.config import check_config
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
 _DTYPES = {
@@ -79,13 +80,24 @@ def _read_header(file: Path) -> tuple[dict[str, dict], int]:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, MemoryError, RecursionError, struct.error) as error:
         raise DarwinError(
             f"{file} must be a whole safetensors file; its header cannot be read"
             f" ({error}). Download or save the model again."
         ) from None
+    if not isinstance(header, dict) or not all(map(_is_row, header.items())):
+        raise DarwinError(
+            f"{file} must be a whole safetensors file; its header is no table of"
+            " tensors. Download or save the model again."
+        )
     header.pop("__metadata__", None)
     return header, 8 + length
+
+
+def _is_row(item: tuple[str, object]) -> bool:
+    name, row = item
+    keys = {"dtype", "shape", "data_offsets"}
+    return name == "__metadata__" or (isinstance(row, dict) and keys <= set(row))
 
 
 def _sample_file(
@@ -126,6 +138,7 @@ def open_checkpoint(
             f"{reference} must be a folder with safetensors (or .bin) weights, or a"
             f" model on the hub; it cannot be opened ({_first_line(error)})."
         ) from error
+    _check_shards(reference, index.tensor_paths)
     headers: dict[str, TensorHeader] = {}
     if index.is_safetensors:
         for shard in sorted({*index.tensor_paths.values()}):
@@ -137,7 +150,18 @@ def open_checkpoint(
         for name, tensor in _meta_tensors(index.base_path, index.tensor_paths).items():
             dtype = str(tensor.dtype).removeprefix("torch.")
             headers[name] = TensorHeader(name, dtype, tuple(tensor.shape))
+    check_config(reference, index.base_path, len(headers), cache.trust_remote_code)
     return Checkpoint(reference, index.base_path, headers, index.is_safetensors)
+
+
+def _check_shards(model: ModelReference, paths: Mapping[str, str]) -> None:
+    """Refuse an index that sends a tensor to a file outside the model's folder."""
+    for name, shard in paths.items():
+        if os.path.isabs(shard) or ".." in Path(shard).parts:
+            raise DarwinError(
+                f"Every file of {model} must lie in its folder; its index says"
+                f" {shard!r} for {name!r}. Download or save the model again."
+            )
 
 
 def _first_line(error: BaseException) -> str:

@@ -176,7 +176,9 @@ def test_with_a_report_no_weight_is_read(
     assert printed(path, "--csv").startswith("name,stack,layer")
     assert "blend" in printed(path, "--explain", Q1)
     bare = save(darwin(trio, **FILTERED), tmp_path / "bare.yml")
-    assert isinstance(run(bare, "--csv").exception, AssertionError)
+    refused = run(bare, "--csv")
+    assert refused.exit_code == 1
+    assert "AssertionError" in refused.stderr
 
 
 def test_all_tensors_of_the_31b_layout_are_as_merged(tmp_path: Path) -> None:
@@ -456,7 +458,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
     path = save(darwin(trio, mri_trust=0), tmp_path / "darwin.yml")
     result = run(path, "--quiet", option, Path(path) / "ratios.png")
     assert result.exit_code == 1 and result.stdout == ""
-    assert result.stderr.startswith("Error: Cannot read or write a file (")
+    assert "must be a folder that can be written" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
