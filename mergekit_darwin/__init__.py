@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # typing's own would cost a start of Python more than all
 if TYPE_CHECKING:
     from mergekit_darwin.api import breed as breed
     from mergekit_darwin.api import check_health as check_health
+    from mergekit_darwin.api import consensus as consensus
+    from mergekit_darwin.api import family as family
     from mergekit_darwin.api import merge_yaml as merge_yaml
     from mergekit_darwin.api import ratio_table as ratio_table
     from mergekit_darwin.api import read_genome as read_genome
@@ -27,6 +29,8 @@ _HOMES = dict.fromkeys(
     (
         "breed",
         "check_health",
+        "consensus",
+        "family",
         "merge_yaml",
         "ratio_table",
         "read_genome",

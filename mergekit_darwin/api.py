@@ -16,6 +16,8 @@ from mergekit_darwin.errors import DarwinError, nearest
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from mergekit_darwin.delphi.report import Report as Consensus
+    from mergekit_darwin.evolve.family import Member
     from mergekit_darwin.evolve.run import Finished
     from mergekit_darwin.health.report import Health
     from mergekit_darwin.ratios.genome import Genome
@@ -159,6 +161,37 @@ def breed(config: PathLike, folder: PathLike, **options: Any) -> Finished:
     known = RunOptions.__dataclass_fields__
     _refuse_unknown(options, known)
     return evolve(read_config(config), Path(folder), RunOptions(**options))
+
+
+def consensus(
+    model: str | Any, tasks: str | Sequence[str], out: PathLike, **options: Any
+) -> Consensus:
+    """Answer generative tasks by a vote over samples, stopped early; return a report.
+
+    model is a path, a hub name, or an open model of lm-evaluation-harness. Writes
+    samples.jsonl, report.json, report.md and delphi.png into the folder out; called
+    again with the same arguments it goes on where it was stopped. options are the
+    fields of delphi.run.Options (samples, stage, risk, temperature, shadow, ...).
+    Raises DarwinError for tasks that cannot be voted on.
+    """
+    from mergekit_darwin.delphi.run import Options, make_options
+    from mergekit_darwin.delphi.run import consensus as run
+
+    _refuse_unknown(options, Options.model_fields)
+    names = [tasks] if isinstance(tasks, str) else tasks
+    return run(model, names, out, make_options(**options))
+
+
+def family(model: PathLike) -> Member:
+    """Return who a model on this machine descends from, as its card says.
+
+    A card that is not to be trusted is quoted in `note` and not followed. The tree
+    prints by evolve.family.lines and draws by evolve.family_picture.draw_family. Raises
+    DarwinError if there is no such folder.
+    """
+    from mergekit_darwin.evolve.family import family as read
+
+    return read(model)
 
 
 def read_report(path: PathLike) -> Report:

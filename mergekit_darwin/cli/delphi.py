@@ -93,22 +93,21 @@ def main(
     report.md and delphi.png; a run that was stopped goes on where it was.
     """
     setup_logging(verbose, quiet)
+    import mergekit_darwin as md
     from mergekit_darwin import harness
-    from mergekit_darwin.delphi.run import PAGE_NAME, consensus, make_options
 
     for name in ("gen_kwargs", "model_args"):
         given[name] = _pairs(given[name], name)
-    options = make_options(**given)
     names = [name for name in tasks.split(",") if name]
     with harness.quiet() if quiet else nullcontext():
-        report = consensus(model, names, out, options)
+        report = md.consensus(model, names, out, **given)
     if as_json:
         import json
 
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(_lines(report)))
-        click.echo(f"{out}/{PAGE_NAME}")
+        click.echo(f"{out}/report.md")
 
 
 def _pairs(text: str, name: str) -> dict[str, Any]:

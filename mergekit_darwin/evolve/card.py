@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import yaml
 
 from mergekit_darwin.evolve.context import Run, made_with
 from mergekit_darwin.evolve.diagnose import Diagnosis
+from mergekit_darwin.evolve.family import KEY, Score, as_card, bred, lines, shown
+from mergekit_darwin.evolve.family_picture import draw_family
 from mergekit_darwin.evolve.finish import MANIFEST, Comparison
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.pages import findings, heldout_table
@@ -19,51 +21,7 @@ from mergekit_darwin.ratios.genome import Genome
 from mergekit_darwin.ratios.rules import Prescription
 from mergekit_darwin.ratios.table import read_rows
 
-KEY = "mergekit_darwin"  # of our part of a card's metadata
-
-
-def read_lineage(model: str) -> dict[str, Any]:
-    """Return our metadata in the card of a model on this machine, or {}."""
-    path = Path(model) / "README.md"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}
-    if not text.startswith("---\n") or "\n---" not in text[4:]:
-        return {}
-    try:
-        head = yaml.safe_load(text[4 : text.index("\n---", 4)])
-    except yaml.YAMLError:
-        return {}
-    found = head.get(KEY) if isinstance(head, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def lineage(config: Any, genome_hash: str) -> dict[str, Any]:
-    """Return the child's family tree: its generation is one above its parents'.
-
-    A parent that was not bred here is of generation 0.
-    """
-    tree: dict[str, Any] = {"genome_hash": genome_hash}
-    highest = 0
-    for role in ("father", "mother"):
-        model = getattr(config, role)
-        known = read_lineage(model)
-        generation = int(known.get("generation", 0))
-        highest = max(highest, generation)
-        entry: dict[str, Any] = {"model": shown(model), "generation": generation}
-        for key in ("genome_hash", "father", "mother"):
-            if key in known:
-                entry[key] = known[key]
-        tree[role] = entry
-    return {"generation": highest + 1, **tree}
-
-
-def shown(model: str) -> str:
-    """Return a model as a card should name it: a path by its last two parts."""
-    if not os.path.isabs(model):
-        return model
-    return "/".join(Path(model).parts[-2:])
+PICTURE = "family.png"
 
 
 def write_card(
@@ -78,11 +36,13 @@ def write_card(
     benchmarks: Sequence[str] = (),
 ) -> Path:
     """Write the model card into the final model's folder."""
-    tree = lineage(run.config, str(best.genome_hash))
+    config, score = run.config, _heldout(table)
+    tree = bred(config.father, config.mother, str(best.genome_hash), score)
+    draw_family(tree, model / PICTURE)
     head = {
         "library_name": "transformers",
         "tags": ["mergekit", "merge", "mergekit-darwin"],
-        KEY: tree,
+        KEY: as_card(tree),
     }
     hub = [m for m in _family(run) if not os.path.isabs(m)]
     if hub:
@@ -92,7 +52,8 @@ def write_card(
         f"# {run.folder.name}",
         "A child of two models, bred with mergekit-darwin: merged by `darwin_v6`,"
         " its genome found by CMA-ES.",
-        "## Family\n\n" + "\n".join(_tree_lines(tree)),
+        "## Family\n\n" + "\n".join(lines(tree)),
+        f"![The family]({PICTURE})",
         _base_line(run),
         *_results(table, benchmarks),
         "## Genome\n\n" + _genome_lines(found, genome, best, model),
@@ -111,21 +72,13 @@ def _family(run: Run) -> list[str]:
     return [config.father, config.mother, *base]
 
 
-def _tree_lines(tree: Mapping[str, Any], depth: int = 0) -> list[str]:
-    lines = []
-    if depth == 0:
-        lines.append(
-            f"- child, generation {tree['generation']}, genome `{tree['genome_hash']}`"
-        )
-    for role in ("father", "mother"):
-        entry = tree.get(role)
-        if not isinstance(entry, dict):
-            continue
-        bred = entry.get("genome_hash")
-        more = f", generation {entry['generation']}, genome `{bred}`" if bred else ""
-        lines.append("  " * (depth + 1) + f"- {role}: {entry['model']}{more}")
-        lines += _tree_lines(entry, depth + 1)
-    return lines
+def _heldout(table: Comparison | None) -> Score | None:
+    """Return the child's score on the held-out items, where it was measured."""
+    rows = table.rows if table is not None else ()
+    child = next((row for row in rows if row.name == "child"), None)
+    if child is None or child.score is None:
+        return None
+    return Score(score=child.score, stderr=child.stderr)
 
 
 def _base_line(run: Run) -> str:

@@ -197,28 +197,6 @@ def test_better_takes_only_the_named():
     assert better(rows, ("nobody",)) is None
 
 
-def test_lineage_counts_generations_from_the_parents_cards(tmp_path):
-    from mergekit_darwin.evolve.card import lineage, read_lineage
-
-    father = tmp_path / "father"
-    father.mkdir()
-    known = {
-        "mergekit_darwin": {
-            "generation": 2,
-            "genome_hash": "f" * 16,
-            "father": {"model": "a/b", "generation": 1},
-            "mother": {"model": "c/d", "generation": 0},
-        }
-    }
-    (father / "README.md").write_text(f"---\n{yaml.safe_dump(known)}---\n# Father\n")
-    config = SimpleNamespace(father=str(father), mother="org/mother")
-    tree = lineage(config, "c" * 16)
-    assert tree["generation"] == 3
-    assert tree["father"]["genome_hash"] == "f" * 16
-    assert tree["mother"] == {"model": "org/mother", "generation": 0}
-    assert read_lineage("org/mother") == {}
-
-
 def test_help_loads_no_torch_and_is_quick():
     code = (
         "import sys\nfrom mergekit_darwin.cli.evolve import main\n"
