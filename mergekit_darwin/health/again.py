@@ -34,7 +34,7 @@ _SAMPLE = 8  # tensors merged again in a sample, spread over the model; our choi
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Provenance:
     """What a child's mergekit_config.yml says: method, models by role, the text.
 
     father and mother are the first two models that are not the base, or the base and
@@ -54,7 +54,7 @@ class Recipe:
         return self.method == "darwin_v6"
 
 
-def read_recipe(folder: str | Path) -> Recipe | None:
+def read_provenance(folder: str | Path) -> Provenance | None:
     """Return the recipe in a child's folder, or None if there is none to read.
 
     Only a plain list of models (or slices of whole models) names parents.
@@ -76,7 +76,7 @@ def read_recipe(folder: str | Path) -> Recipe | None:
     if len(parents) == 1 and base is not None:
         parents, base = [base, parents[0]], base
     father, mother = [*parents, None, None][:2]
-    return Recipe(path, str(content["merge_method"]), father, mother, base, content)
+    return Provenance(path, str(content["merge_method"]), father, mother, base, content)
 
 
 def _model(row: object) -> str | None:
@@ -92,7 +92,7 @@ def looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~", os.sep))
 
 
-def check_places(recipe: Recipe) -> None:
+def check_places(recipe: Provenance) -> None:
     """Refuse a recipe whose local models are not there.
 
     Relative paths are taken from the current folder, as mergekit takes them. Raises
@@ -123,7 +123,7 @@ def chosen_names(names: Sequence[str], verify: Verify) -> list[str]:
 
 
 def chosen_tasks(
-    recipe: Recipe, verify: Verify, options: MergeOptions
+    recipe: Provenance, verify: Verify, options: MergeOptions
 ) -> tuple[dict[str, ExecuteMergeMethodTask], str | None]:
     """Return mergekit's tasks of the tensors to merge again, and the stored type.
 
@@ -143,7 +143,7 @@ def chosen_tasks(
 
 
 def _plan(
-    recipe: Recipe, config: MergeConfiguration, options: MergeOptions
+    recipe: Provenance, config: MergeConfiguration, options: MergeOptions
 ) -> list[ExecuteMergeMethodTask]:
     from mergekit_darwin.merge.method import register
 
@@ -168,7 +168,7 @@ def merge_again(
 
 
 def recipe_findings(
-    recipe: Recipe,
+    recipe: Provenance,
     child: Mapping[str, LoadTensor],
     verify: Verify,
     options: MergeOptions,

@@ -12,7 +12,7 @@ from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache, LoadTensor
 from mergekit.options import MergeOptions
 
-from mergekit_darwin.health.course import Course, measure_course
+from mergekit_darwin.health.stray import Stray, measure_stray
 from mergekit_darwin.kernel.profile import Profile, pattern_counts, profile_counts
 from mergekit_darwin.models.checkpoint import is_present, model_loads
 from mergekit_darwin.models.names import site_of
@@ -27,7 +27,7 @@ class TensorFacts:
     child, father, mother: static profiles, None where a model lacks the tensor or it
     has no floating-point profile; shapes and dtypes by role; equal: roles whose
     tensor has the same bits; unused_bits: low mantissa bits that are zero in every
-    element, by role; course None where there is nothing to compare.
+    element, by role; stray None where there is nothing to compare.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TensorFacts:
     mother: Profile | None
     equal: frozenset[Role]
     unused_bits: Mapping[Role, int]
-    course: Course | None
+    stray: Stray | None
 
     @property
     def kind(self) -> str:
@@ -103,7 +103,7 @@ def _facts(name: str, present: Mapping[Role, LoadTensor]) -> TensorFacts:
         mother=profiles.get("mother"),
         equal=_equal(tensors),
         unused_bits=unused,
-        course=_course(tensors) if clean and len(profiles) == 3 else None,
+        stray=_measured(tensors) if clean and len(profiles) == 3 else None,
     )
 
 
@@ -132,8 +132,8 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(left.view(torch.uint8), right.view(torch.uint8))
 
 
-def _course(tensors: Mapping[Role, torch.Tensor]) -> Course | None:
+def _measured(tensors: Mapping[Role, torch.Tensor]) -> Stray | None:
     base = tensors.get("base")
     if base is not None and base.shape != tensors["child"].shape:
         base = None
-    return measure_course(tensors["child"], tensors["father"], tensors["mother"], base)
+    return measure_stray(tensors["child"], tensors["father"], tensors["mother"], base)

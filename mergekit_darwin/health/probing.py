@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.health.answers import answer_prompts, prompts_of
 from mergekit_darwin.health.function_rules import (
     answer_findings,
     importance_findings,
     perplexity_findings,
 )
 from mergekit_darwin.health.report import Answer, Finding, Measured, finding
-from mergekit_darwin.health.speech import answer_prompts, prompts_of
 from mergekit_darwin.health.thresholds import Severity, Thresholds
 from mergekit_darwin.models.opened import ProbeOptions, open_model
 from mergekit_darwin.scan.importance import Progress, measure_importance

@@ -12,13 +12,13 @@ from mergekit.options import MergeOptions
 from mergekit_darwin.health import files
 from mergekit_darwin.health.again import Verify, recipe_findings
 from mergekit_darwin.health.facts import TensorFacts, same_bits, stream_facts
-from mergekit_darwin.health.family import Family, open_family
 from mergekit_darwin.health.probing import (
     check_probes,
     measured,
     probe_family,
     probe_findings,
 )
+from mergekit_darwin.health.relatives import Relatives, open_relatives
 from mergekit_darwin.health.report import Finding, Health, verdict_of
 from mergekit_darwin.health.screen import write_health
 from mergekit_darwin.health.thresholds import Thresholds
@@ -57,7 +57,7 @@ def check(
     options, thresholds = options or ProbeOptions(), thresholds or Thresholds()
     probes = standard_probes() if probes is None else list(probes)
     merging = merge_options(options)
-    family = open_family(child, father, mother, base, verify, merging)
+    family = open_relatives(child, father, mother, base, verify, merging)
     if report is not None:
         options = _fitting(report, family, probes, options)
     facts = _stream(family, merging, progress)
@@ -84,7 +84,7 @@ def check(
 
 
 def _fitting(
-    report: Report, family: Family, probes: Sequence[Probe], options: ProbeOptions
+    report: Report, family: Relatives, probes: Sequence[Probe], options: ProbeOptions
 ) -> ProbeOptions:
     """Return options that probe the child as the report's parents were probed.
 
@@ -98,7 +98,7 @@ def _fitting(
     return replace(options, max_tokens=report.settings.tokens)
 
 
-def _stream(family: Family, options: MergeOptions, shown: bool) -> list[TensorFacts]:
+def _stream(family: Relatives, options: MergeOptions, shown: bool) -> list[TensorFacts]:
     """Return the facts; a layer is compared only where depths are the same."""
     models: dict[str, ModelReference] = {
         role: row.reference for role, row in family.checkpoints.items()
@@ -110,12 +110,12 @@ def _stream(family: Family, options: MergeOptions, shown: bool) -> list[TensorFa
     return [
         row
         if row.layer is None
-        else replace(row, father=None, mother=None, course=None, equal=frozenset())
+        else replace(row, father=None, mother=None, stray=None, equal=frozenset())
         for row in facts
     ]
 
 
-def _file_findings(family: Family, options: MergeOptions) -> list[Finding]:
+def _file_findings(family: Relatives, options: MergeOptions) -> list[Finding]:
     child, config = family.checkpoints["child"], family.configs["child"]
     found = files.name_findings(
         files.loading_info(child, options), child, family.parents
@@ -145,7 +145,7 @@ def _plain(name: str) -> dict[str, object]:
 
 
 def _tokenizer_findings(
-    family: Family, probes: Sequence[Probe], options: ProbeOptions
+    family: Relatives, probes: Sequence[Probe], options: ProbeOptions
 ) -> list[Finding]:
     child, father, mother = (
         load_tokenizer(family.checkpoints[role], options.trust_remote_code)
@@ -156,7 +156,7 @@ def _tokenizer_findings(
 
 
 def _verify(
-    family: Family, verify: Verify, options: MergeOptions, shown: bool
+    family: Relatives, verify: Verify, options: MergeOptions, shown: bool
 ) -> tuple[list[Finding], int]:
     recipe = family.recipe
     if recipe is None or not recipe.ours or verify == "none":

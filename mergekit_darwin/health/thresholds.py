@@ -92,6 +92,14 @@ RULES: dict[str, Rule] = {
         "elements that are infinite",
         "Merge again with a wider dtype (bfloat16 or float32 instead of float16).",
     ),
+    "no_weight": Rule(
+        "type of a matrix that is no floating-point one",
+        "Dequantise the model first: integers cannot be compared with weights.",
+    ),
+    "no_parent": Rule(
+        "tensors that the child shares with this parent, by name",
+        "Check --father and --mother: this model is of another architecture.",
+    ),
     "dead_tensor": Rule("tensor that is zero or constant", _MERGE_AGAIN),
     "zeros": Rule(
         "share of zeros, in [0, 1]",

@@ -7,15 +7,16 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from mergekit_darwin.health.course import Course
 from mergekit_darwin.health.facts import TensorFacts
 from mergekit_darwin.health.report import Finding, Value, finding
+from mergekit_darwin.health.stray import Stray
 from mergekit_darwin.health.thresholds import Severity, Thresholds
 from mergekit_darwin.kernel.profile import Profile
 
 _FEW = 64  # elements; fewer say nothing of precision or of duplicates; our choice
 _KINDS = 4  # tensors of a kind that make a median; our choice
 _APART = 4.0  # a child may turn this much more than the parents do; our choice
+_KIN = 0.5  # of the tensors that a child and a parent must share; our choice
 _NAMES = {"father": "Father", "mother": "Mother", "base": "base"}
 
 
@@ -29,21 +30,21 @@ def weight_findings(
     usual = usual_distances(facts)
     found: list[Finding] = []
     for row in facts:
-        first = [*_broken(row), *_dead(row, thresholds)]
+        first = [*_no_weight(row), *_broken(row), *_dead(row, thresholds)]
         found += first
         if not any(item.severity == "error" for item in first):
             for rule in _RULES:
                 found += rule(row, thresholds)
             found += _stray(row, usual.get(row.kind), thresholds)
-    return found + _duplicates(facts) + _unchanged(facts)
+    return found + _duplicates(facts) + _unchanged(facts) + _no_parents(facts)
 
 
 def usual_distances(facts: Iterable[TensorFacts]) -> dict[str, float]:
-    """Return the median course distance of each kind with at least four tensors."""
+    """Return the median stray distance of each kind with at least four tensors."""
     rows: dict[str, list[float]] = defaultdict(list)
     for row in facts:
-        if row.course is not None:
-            rows[row.kind].append(row.course.distance)
+        if row.stray is not None:
+            rows[row.kind].append(row.stray.distance)
     return {k: statistics.median(v) for k, v in rows.items() if len(v) >= _KINDS}
 
 
@@ -71,6 +72,13 @@ def _of(
 
 def _parents(row: TensorFacts) -> list[Profile]:
     return [profile for profile in (row.father, row.mother) if profile is not None]
+
+
+def _no_weight(row: TensorFacts) -> Iterable[Finding]:
+    """Matrices of integers: quantised weights, or damage; nothing here can tell."""
+    kind = row.dtypes.get("child", "float32")
+    if "float" not in kind and len(row.shapes["child"]) > 1:
+        yield _of(row, "no_weight", "error", kind, "a floating-point type")
 
 
 def _broken(row: TensorFacts) -> Iterable[Finding]:
@@ -136,12 +144,12 @@ def _shape(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
 
 
 def _turned(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
-    course = row.course
-    if course is None:
+    stray = row.stray
+    if stray is None:
         return
-    most = max(thresholds.turned, _APART * course.apart)
-    if course.turned > most:
-        yield _of(row, "turned", "error", course.turned, f"at most {most:.3g}")
+    most = max(thresholds.turned, _APART * stray.apart)
+    if stray.turned > most:
+        yield _of(row, "turned", "error", stray.turned, f"at most {most:.3g}")
 
 
 _RULES: tuple[Callable[[TensorFacts, Thresholds], Iterable[Finding]], ...] = (
@@ -160,22 +168,20 @@ def _stray(
     Vectors (norms, biases) have too few elements for that alone: they must be far
     off as a share of their norm too.
     """
-    course = row.course
-    if course is None:
+    stray = row.stray
+    if stray is None:
         return
     vector = len(row.shapes["child"]) < 2
-    most = _most_distance(course, None if vector else usual, thresholds)
-    if course.distance <= most or (course.based and course.calm <= thresholds.calm):
+    most = _most_distance(stray, None if vector else usual, thresholds)
+    if stray.distance <= most or (stray.based and stray.calm <= thresholds.calm):
         return
-    if not vector or course.share > thresholds.stray_vector:
-        yield _of(row, "stray", "error", course.distance, f"at most {most:.3g}")
+    if not vector or stray.share > thresholds.stray_vector:
+        yield _of(row, "stray", "error", stray.distance, f"at most {most:.3g}")
 
 
-def _most_distance(
-    course: Course, usual: float | None, thresholds: Thresholds
-) -> float:
+def _most_distance(stray: Stray, usual: float | None, thresholds: Thresholds) -> float:
     most, floor = thresholds.stray, thresholds.stray_floor
-    if not course.based:
+    if not stray.based:
         most, floor = thresholds.stray_blind, thresholds.stray_floor_blind
     if usual is None:
         return most
@@ -198,6 +204,21 @@ def _duplicates(facts: Sequence[TensorFacts]) -> list[Finding]:
         if first is not row and not alike:
             words = f"the same as layer {first.layer}"
             found.append(_of(row, "duplicate", "error", words, "a layer of its own"))
+    return found
+
+
+def _no_parents(facts: Sequence[TensorFacts]) -> list[Finding]:
+    """A parent must have most tensors that the smaller of child and parent has."""
+    found = []
+    for role in ("father", "mother"):
+        child, parent, both = (
+            {row.name for row in facts if roles <= set(row.shapes)}
+            for roles in ({"child"}, {role}, {"child", role})
+        )
+        fewest = min(len(child), len(parent))
+        if len(both) < _KIN * fewest:
+            words = f"{_NAMES[role]} shares {len(both)} of {fewest} tensors"
+            found.append(finding("no_parent", "error", words, f"at least {_KIN:.0%}"))
     return found
 
 

@@ -95,6 +95,11 @@ def _by_probe(
             _mean(row.distances[layer] for row in rows) for layer in range(depth)
         ]
         means = [_mean(row.losses[k] for row in rows) for k in range(depth + 1)]
+        if not all(map(math.isfinite, (*means, *distances[probe.name]))):
+            raise DarwinError(
+                f"What a model computes must be finite; probe {probe.name} gives NaN or"
+                " Inf after the last layer. Look at the final norm and the LM head."
+            )
         loss[probe.name] = ProbeLoss(full=means[0], skipped=means[1:])
     return Importance(stack, depth, distances, loss)
 

@@ -9,7 +9,6 @@ import pytest
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.health import Finding, Thresholds, verdict_of
-from mergekit_darwin.health.course import Course
 from mergekit_darwin.health.facts import TensorFacts
 from mergekit_darwin.health.function_rules import (
     answer_findings,
@@ -19,6 +18,7 @@ from mergekit_darwin.health.function_rules import (
     top_line,
 )
 from mergekit_darwin.health.report import Answer
+from mergekit_darwin.health.stray import Stray
 from mergekit_darwin.health.thresholds import RULES
 from mergekit_darwin.health.vocabulary import tokenizer_findings
 from mergekit_darwin.health.weight_rules import weight_findings
@@ -26,7 +26,7 @@ from mergekit_darwin.kernel.profile import Profile
 
 LINES = Thresholds()
 SOUND = Profile(0.8, 0.1, 10.0, 0.5, 0, 10_000)
-NEAR = Course(0.0, 0.0, 0.1, 0.01, 0.02, True)
+NEAR = Stray(0.0, 0.0, 0.1, 0.01, 0.02, True)
 
 
 def facts(
@@ -44,7 +44,7 @@ def facts(
         mother=replace(SOUND, std=0.12, norm=12.0),
         equal=frozenset(),
         unused_bits={"child": 0, "father": 0, "mother": 0},
-        course=NEAR,
+        stray=NEAR,
     )
     return replace(plain, **values)
 
@@ -68,8 +68,8 @@ def test_a_sound_tensor_has_no_findings() -> None:
         ({"child": replace(SOUND, norm=24.1)}, ("norm_range", "warning")),
         ({"child": replace(SOUND, norm=4.9)}, ("norm_range", "warning")),
         ({"child": replace(SOUND, std=0.25)}, ("std_range", "warning")),
-        ({"course": replace(NEAR, turned=0.6)}, ("turned", "error")),
-        ({"course": replace(NEAR, distance=1.1, calm=0.9)}, ("stray", "error")),
+        ({"stray": replace(NEAR, turned=0.6)}, ("turned", "error")),
+        ({"stray": replace(NEAR, distance=1.1, calm=0.9)}, ("stray", "error")),
     ],
 )
 def test_each_fault_of_a_tensor_has_its_rule(
@@ -83,13 +83,13 @@ def test_each_fault_of_a_tensor_has_its_rule(
     [
         {"child": replace(SOUND, norm=23.9)},  # 2 x the larger parent's 12
         {"child": replace(SOUND, norm=5.1)},  # half of the smaller parent's 10
-        {"course": replace(NEAR, distance=3.0, calm=0.1)},  # a mask of few elements
-        {"course": replace(NEAR, distance=3.9, calm=1.0, based=False)},
-        {"course": replace(NEAR, turned=0.6, apart=0.2)},  # parents are far apart
+        {"stray": replace(NEAR, distance=3.0, calm=0.1)},  # a mask of few elements
+        {"stray": replace(NEAR, distance=3.9, calm=1.0, based=False)},
+        {"stray": replace(NEAR, turned=0.6, apart=0.2)},  # parents are far apart
         {
             "child": Profile(0, 0, 0, 0.0, 9, 9),
             "father": Profile(0, 0, 0, 0.0, 9, 9),
-            "course": None,
+            "stray": None,
         },
     ],
 )
@@ -100,9 +100,9 @@ def test_what_merges_do_is_no_fault(change: dict[str, Any]) -> None:
 def test_a_vector_strays_only_if_it_is_far_as_a_share_of_its_norm() -> None:
     name = "model.layers.1.input_layernorm.weight"
     far = replace(NEAR, distance=9.0, calm=1.0, share=0.2)
-    assert weight_findings([facts(name, shape=(64,), course=far)], LINES) == []
+    assert weight_findings([facts(name, shape=(64,), stray=far)], LINES) == []
     farther = replace(far, share=0.3)
-    found = weight_findings([facts(name, shape=(64,), course=farther)], LINES)
+    found = weight_findings([facts(name, shape=(64,), stray=farther)], LINES)
     assert rules(found) == {("stray", "error")}
 
 
@@ -110,8 +110,8 @@ def test_a_tensor_far_from_its_kind_strays_where_its_kind_does_not() -> None:
     def row(layer: int, distance: float) -> TensorFacts:
         name = f"model.layers.{layer}.mlp.up_proj.weight"
         profile = replace(SOUND, norm=10.0 + layer / 100)
-        course = replace(NEAR, distance=distance, calm=1.0)
-        return facts(name, child=profile, course=course)
+        stray = replace(NEAR, distance=distance, calm=1.0)
+        return facts(name, child=profile, stray=stray)
 
     quiet = [row(layer, 0.05) for layer in range(5)]
     (found,) = weight_findings([*quiet, row(5, 0.3)], LINES)

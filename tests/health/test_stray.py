@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mergekit_darwin.health.course import Course, measure_course
+from mergekit_darwin.health.stray import Stray, measure_stray
 
 SIZE = (64, 128)
 
@@ -21,8 +21,8 @@ BASE = normal(0)
 FATHER, MOTHER = BASE + normal(1, 0.1), BASE + normal(2, 0.1)
 
 
-def course(child: torch.Tensor, based: bool = True) -> Course:
-    found = measure_course(child, FATHER, MOTHER, BASE if based else None)
+def stray(child: torch.Tensor, based: bool = True) -> Stray:
+    found = measure_stray(child, FATHER, MOTHER, BASE if based else None)
     assert found is not None
     return found
 
@@ -32,21 +32,21 @@ def test_any_sum_of_task_vectors_lies_on_the_plane(
     weights: tuple[float, float],
 ) -> None:
     child = BASE + weights[0] * (FATHER - BASE) + weights[1] * (MOTHER - BASE)
-    assert course(child).distance < 1e-3
+    assert stray(child).distance < 1e-3
 
 
 def test_distance_is_measured_in_task_vectors() -> None:
     noise = normal(3, 0.3)
     child = (FATHER + MOTHER) / 2 + noise
     changes = math.hypot(float((FATHER - BASE).norm()), float((MOTHER - BASE).norm()))
-    found = course(child)
+    found = stray(child)
     assert found.distance == pytest.approx(float(noise.norm()) / changes, rel=0.01)
     assert found.calm == pytest.approx(1.0, abs=0.1)
 
 
 def test_without_base_the_parents_difference_is_the_unit() -> None:
     noise = normal(3, 0.3)
-    found = course((FATHER + MOTHER) / 2 + noise, based=False)
+    found = stray((FATHER + MOTHER) / 2 + noise, based=False)
     unit = float((MOTHER - FATHER).norm())
     assert found.distance == pytest.approx(float(noise.norm()) / unit, rel=0.01)
     assert not found.based
@@ -55,7 +55,7 @@ def test_without_base_the_parents_difference_is_the_unit() -> None:
 def test_masked_task_vectors_leave_quiet_elements_quiet() -> None:
     keep = normal(4) > 0.8  # about a fifth
     delta = (FATHER - BASE) * keep / 0.2
-    found = course(BASE + delta)
+    found = stray(BASE + delta)
     assert found.distance > 0.5
     assert found.calm < 0.2
 
@@ -63,16 +63,16 @@ def test_masked_task_vectors_leave_quiet_elements_quiet() -> None:
 def test_a_row_permutation_is_turned_and_a_merge_is_not() -> None:
     child = (FATHER + MOTHER) / 2
     order = torch.randperm(SIZE[0], generator=torch.Generator().manual_seed(1))
-    assert course(child).turned < 0.02
-    assert course(child[order]).turned > 0.9
-    assert course(-child).turned == pytest.approx(2.0, abs=0.02)
+    assert stray(child).turned < 0.02
+    assert stray(child[order]).turned > 0.9
+    assert stray(-child).turned == pytest.approx(2.0, abs=0.02)
 
 
 def test_rounding_to_the_stored_type_is_no_distance() -> None:
     small = [BASE, BASE + normal(1, 1e-4), BASE + normal(2, 1e-4)]
     base, father, mother = (row.bfloat16() for row in small)
     child = ((small[1] + small[2]) / 2).bfloat16()
-    found = measure_course(child, father, mother, base)
+    found = measure_stray(child, father, mother, base)
     assert found is not None and found.distance == 0.0
 
 
@@ -80,7 +80,7 @@ def test_chunks_do_not_change_the_distance() -> None:
     shape = (3, 700_001)
     draw = torch.Generator().manual_seed(7)
     rows = [torch.randn(shape, generator=draw) for _ in range(4)]
-    found = measure_course(*rows)
+    found = measure_stray(*rows)
     assert found is not None
     x, d, e = ((rows[i] - rows[1]).double().reshape(-1) for i in (0, 2, 3))
     plane = torch.stack([d, e], dim=1)
@@ -93,12 +93,12 @@ def test_chunks_do_not_change_the_distance() -> None:
 
 
 def test_identical_parents_and_child_have_no_distance() -> None:
-    found = measure_course(BASE, BASE, BASE, BASE)
-    assert found == Course(0.0, 0.0, found.calm, found.turned, found.apart, True)  # type: ignore[union-attr]
+    found = measure_stray(BASE, BASE, BASE, BASE)
+    assert found == Stray(0.0, 0.0, found.calm, found.turned, found.apart, True)  # type: ignore[union-attr]
     assert found.turned == pytest.approx(0.0, abs=1e-6)  # type: ignore[union-attr]
 
 
 def test_other_shapes_and_few_elements_are_not_compared() -> None:
-    assert measure_course(BASE[:3], FATHER, MOTHER) is None
+    assert measure_stray(BASE[:3], FATHER, MOTHER) is None
     few = torch.ones(15)
-    assert measure_course(few, few, few) is None
+    assert measure_stray(few, few, few) is None

@@ -16,7 +16,7 @@ _RANK_TOLERANCE = 1e-6  # directions weaker than this share are the same; our ch
 
 
 @dataclass(frozen=True)
-class Course:
+class Stray:
     """Where a child's tensor lies, seen from its parents (and base).
 
     distance: from the child to the plane through father, mother and base, beyond
@@ -38,13 +38,13 @@ class Course:
     based: bool
 
 
-def measure_course(
+def measure_stray(
     child: torch.Tensor,
     father: torch.Tensor,
     mother: torch.Tensor,
     base: torch.Tensor | None = None,
-) -> Course | None:
-    """Return the course of a tensor, or None where there is nothing to compare.
+) -> Stray | None:
+    """Return the stray of a tensor, or None where there is nothing to compare.
 
     All tensors are borrowed, of one shape, on one device; None if shapes differ, they
     are not floating point, or have fewer than 16 elements. Float32 inside, sums in
@@ -66,7 +66,7 @@ def measure_course(
     excess = max(0.0, math.sqrt(max(0.0, rest)) - rounding * max(norms[:2]))
     size = max(norms[:2])
     unit = max(_scale(gram), rounding * size)
-    return Course(
+    return Stray(
         distance=excess / unit if unit > 0.0 else 0.0,
         share=excess / size if size > 0.0 else 0.0,
         calm=_calm(flat, mix),
@@ -132,7 +132,7 @@ def _cosine(gram: npt.NDArray[np.float64], one: int, other: int) -> float:
 
 
 def _scale(gram: npt.NDArray[np.float64]) -> float:
-    """Return the size of the parents' changes, as Course.distance says."""
+    """Return the size of the parents' changes, as Stray.distance says."""
     if gram.shape[0] == 3:
         return math.sqrt(max(0.0, gram[2, 2]))
     father = gram[3, 3]
@@ -141,7 +141,7 @@ def _scale(gram: npt.NDArray[np.float64]) -> float:
 
 
 def _calm(flat: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> float:
-    """Return Course.calm from a fixed sample of elements; 0 for no difference."""
+    """Return Stray.calm from a fixed sample of elements; 0 for no difference."""
     size = flat[0].numel()
     if size > _SAMPLE:
         draw = torch.Generator().manual_seed(size)

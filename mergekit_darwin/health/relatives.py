@@ -10,11 +10,11 @@ from transformers import PretrainedConfig
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.health.again import (
-    Recipe,
+    Provenance,
     Verify,
     check_places,
     looks_local,
-    read_recipe,
+    read_provenance,
 )
 from mergekit_darwin.health.facts import forget
 from mergekit_darwin.health.files import read_config
@@ -22,13 +22,13 @@ from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint, parse
 
 
 @dataclass(frozen=True)
-class Family:
+class Relatives:
     """The models of one check: names and opened checkpoints by role, configs."""
 
     names: dict[str, str]
     checkpoints: dict[str, Checkpoint]
     configs: dict[str, PretrainedConfig]
-    recipe: Recipe | None
+    recipe: Provenance | None
 
     @property
     def parents(self) -> list[Checkpoint]:
@@ -45,21 +45,21 @@ class Family:
         return len(depths) == 1
 
 
-def open_family(
+def open_relatives(
     child: str,
     father: str | None,
     mother: str | None,
     base: str | None,
     verify: Verify,
     options: MergeOptions,
-) -> Family:
+) -> Relatives:
     """Return the opened models of a check.
 
     Raises DarwinError if one cannot be opened, or the parents are not known.
     """
     forget({"child": parse_model(child)})
     opened = open_checkpoint(child, options)
-    recipe = read_recipe(opened.path)
+    recipe = read_provenance(opened.path)
     if recipe is not None and (
         father is None or mother is None or (recipe.ours and verify != "none")
     ):
@@ -71,7 +71,7 @@ def open_family(
         role: read_config(checkpoints[role], options)
         for role in ("child", "father", "mother")
     }
-    return Family(names, checkpoints, configs, recipe)
+    return Relatives(names, checkpoints, configs, recipe)
 
 
 def _names(
@@ -79,7 +79,7 @@ def _names(
     father: str | None,
     mother: str | None,
     base: str | None,
-    recipe: Recipe | None,
+    recipe: Provenance | None,
 ) -> dict[str, str]:
     """Return the models by role, what is not given taken from the recipe."""
     given = father is not None and mother is not None
