@@ -29,7 +29,8 @@ from mergekit_darwin.evolve.config import read_config
 from mergekit_darwin.evolve.fitness import _quiet
 from mergekit_darwin.evolve.workers import Bench, Job, Worker, merge_options
 from mergekit_darwin.merge.into import merge_into, merge_to
-from mergekit_darwin.merge.recipe import Recipe, genome_yaml
+from mergekit_darwin.merge.roles import Roles
+from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.ratios.genome import make_genome
 
 ROOT = Path(__file__).parent.parent
@@ -80,10 +81,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(config, scratch, in_memory=options.in_memory, num_threads=1)
         worker = Worker(bench)
-        recipe = Recipe(
-            config.father, config.mother, config.base_model, head={"dtype": "bfloat16"}
-        )
-        text = genome_yaml(recipe, make_genome({}))
+        roles = Roles(config.base_model, config.father, config.mother)
+        common = Common(roles, head={"dtype": "bfloat16"})
+        text = genome_yaml(common, make_genome({}))
         job = Job(0, "child", "search", recipe=text)
         outcome = worker.measure(job)  # warms every cache of both sides
         if outcome.error:

@@ -14,7 +14,8 @@ from pair_models import load
 from pair_scores import exact
 
 from mergekit_darwin.merge.into import merge_to
-from mergekit_darwin.merge.recipe import Recipe, uniform_yamls
+from mergekit_darwin.merge.roles import Roles
+from mergekit_darwin.merge.yaml import Common, uniform_yamls
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,9 @@ EVALUATIONS = len(LAMBDAS) * len(RATIOS)
 def make_uniform(out: Path, name: str, seed: int) -> None:
     """Write linear, slerp, task arithmetic and dare_ties as mergekit makes them."""
     pair, models = PAIRS[name], out / "models"
-    recipe = Recipe(
-        father=str(models / pair.father),
-        mother=str(models / pair.mother),
-        base=str(models / "base"),
-        head={"dtype": "bfloat16"},
-    )
-    for label, text in uniform_yamls(recipe).items():
+    family = (str(models / name) for name in ("base", pair.father, pair.mother))
+    common = Common(Roles(*family), head={"dtype": "bfloat16"})
+    for label, text in uniform_yamls(common).items():
         random = label.startswith("dare")
         row = label.replace(" ", "_") + (f"_seed{seed}" if random else "")
         folder = out / "merged" / name / row

@@ -84,12 +84,13 @@ def ratio_table(config: PathLike, **merging: Any) -> list[Prescription]:
     """Return the ratio of every tensor that a darwin_v6 YAML would write, by name.
 
     Nothing is merged; weights are read only where no report knows a tensor. merging
-    are mergekit's options (trust_remote_code, lora_merge_cache, ...). A list of these
-    rows is a pandas frame by `pandas.DataFrame(rows)`. Raises DarwinError.
+    are mergekit's options (trust_remote_code, lora_merge_cache, ...). Their
+    columns are a pandas frame: `pandas.DataFrame(row.columns() for row in rows)`.
+    Raises DarwinError.
     """
-    from mergekit_darwin.merge.preview import plan_run, prescribe_run, read_config
+    from mergekit_darwin.merge.preview import plan_run, ratio_rows, read_config
 
-    return prescribe_run(plan_run(read_config(config), _merging(merging)))
+    return ratio_rows(plan_run(read_config(config), _merging(merging)))
 
 
 def merge_yaml(config: PathLike, out: PathLike, **merging: Any) -> Path:

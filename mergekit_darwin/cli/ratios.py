@@ -99,7 +99,7 @@ def _deliver(text: str, out: Path | None) -> None:
 
 def check(config_file: str, options: MergeOptions, *, quiet: bool) -> None:
     """Print the header-only check to stderr; leave with 1 if the merge cannot work."""
-    from mergekit_darwin.merge.fit.models import fit_of
+    from mergekit_darwin.merge.headers import fit_of
     from mergekit_darwin.merge.preview import read_config
 
     findings = fit_of(read_config(config_file), options)
@@ -121,15 +121,15 @@ def _answer(
 ) -> str:
     """Return what was asked for as text; draws the picture on the way."""
     from mergekit_darwin.merge.explain import explain as explain_tensor
-    from mergekit_darwin.merge.preview import plan_run, prescribe_run, read_config
-    from mergekit_darwin.merge.yaml import plain_yaml
+    from mergekit_darwin.merge.export import plain_yaml
+    from mergekit_darwin.merge.preview import plan_run, ratio_rows, read_config
     from mergekit_darwin.ratios.screen import ratio_screen
     from mergekit_darwin.ratios.table import table_csv, table_json
 
     planned = plan_run(read_config(config_file), options)
     if explain is not None and plot is None:
         return explain_tensor(planned, explain)
-    rows = prescribe_run(planned, quiet=quiet)
+    rows = ratio_rows(planned, quiet=quiet)
     if plot is not None:
         from mergekit_darwin.ratios.picture import plot_ratios
 

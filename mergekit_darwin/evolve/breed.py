@@ -119,7 +119,7 @@ def phase_one(run: Run, found: Diagnosis, options: SearchOptions) -> Array:
             generation=0,
             name=f"optimum of {steps} steps",
             genome=dict(genome.values),
-            genome_hash=subject_of(found.recipe, genome).digest,
+            genome_hash=subject_of(found.common, genome).digest,
             proxy=value,
         ),
     )
@@ -154,7 +154,7 @@ def breed_children(
 
 def _generation(run: Run, found: Diagnosis, ask: Ask) -> list[Evaluation]:
     subjects = [
-        subject_of(found.recipe, found.space.decode(point), proxy=float(value))
+        subject_of(found.common, found.space.decode(point), proxy=float(value))
         for point, value in zip(ask.points, ask.expected, strict=True)
     ]
     lines = measure(run, "real", ask.generation, "search", subjects)

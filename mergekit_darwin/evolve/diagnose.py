@@ -16,9 +16,11 @@ from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.context import Run, Subject, measure
 from mergekit_darwin.evolve.fitness import Exam, questions
 from mergekit_darwin.evolve.log import Evaluation
-from mergekit_darwin.merge.recipe import Recipe, genome_yaml, recipe_hash
+from mergekit_darwin.merge.roles import Roles
+from mergekit_darwin.merge.settings import MergeSettings, wrap_report
+from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome
-from mergekit_darwin.ratios.rules import SPREAD_WARNING, Mri, Routing, report_scores
+from mergekit_darwin.ratios.rules import Mri, Routing, report_scores, spread_of
 from mergekit_darwin.scan.report import Report, read_report
 from mergekit_darwin.search import Space, make_space
 from mergekit_darwin.search.proxy import Anchors, Landscape, landscape
@@ -32,7 +34,8 @@ class Diagnosis:
 
     report: Report
     mri: Mri
-    recipe: Recipe
+    mds: str
+    common: Common
     space: Space
     land: Landscape
     anchors: Anchors
@@ -46,7 +49,7 @@ def diagnose(run: Run, worker: Any) -> Diagnosis:
     folder = config.mds or str(run.folder / "mds")
     mri = config.mri or ("attribution" if report.father.gain else "published")
     _say_spread(report, mri)
-    recipe = make_recipe(config, report, folder, mri)
+    common = common_of(config, report, folder, mri)
     space = make_space(config.gene_kind, _blocks(config, report))
     lines = measure(run, "parent", 0, "search", _family(config))
     for line in lines:
@@ -64,35 +67,33 @@ def diagnose(run: Run, worker: Any) -> Diagnosis:
             " was measured to predict little. A base_model would give it gains."
         )
     noise = _noise(run.exams["search"], lines)
-    return Diagnosis(report, mri, recipe, space, land, anchors, noise)
+    return Diagnosis(report, mri, folder, common, space, land, anchors, noise)
 
 
-def make_recipe(config: EvolveConfig, report: Report, mds: str, mri: Mri) -> Recipe:
+def common_of(config: EvolveConfig, report: Report, mds: str, mri: Mri) -> Common:
     """Return what all merges of a run have in common."""
     keys = ("dtype", "out_dtype", "tokenizer", "tokenizer_source", "chat_template")
-    head = {key: getattr(config, key) for key in keys if getattr(config, key)}
-    return Recipe(
-        father=config.father,
-        mother=config.mother,
-        base=config.base_model or config.father,
-        mds=mds,
-        mds_identity=report.identity(),
-        mri=mri,
-        mask_seed=str(config.mask_seed),
-        transplant_low=config.transplant_low,
-        transplant_high=config.transplant_high,
-        rescale=config.rescale,
-        normalize=config.normalize,
-        head=head,
+    return Common(
+        Roles(config.base_model or config.father, config.father, config.mother),
+        MergeSettings(
+            mds=wrap_report(report, mds),
+            mri=mri,
+            mask_seed=config.mask_seed,
+            transplant_low=config.transplant_low,
+            transplant_high=config.transplant_high,
+            rescale=config.rescale,
+            normalize=config.normalize,
+        ),
+        {key: getattr(config, key) for key in keys if getattr(config, key)},
     )
 
 
 def subject_of(
-    recipe: Recipe, genome: Genome, name: str | None = None, proxy: float | None = None
+    common: Common, genome: Genome, name: str | None = None, proxy: float | None = None
 ) -> Subject:
     """Return a genome as something to measure, named by its hash unless told."""
-    digest = recipe_hash(recipe, genome)
-    text = genome_yaml(recipe, genome)
+    digest = common.settings_of(genome).hash
+    text = genome_yaml(common, genome)
     return Subject(name or digest, None, text, genome, digest, proxy)
 
 
@@ -112,15 +113,11 @@ def _blocks(config: EvolveConfig, report: Report) -> int:
 
 
 def _say_spread(report: Report, mri: Mri) -> None:
-    ratios = np.array([row.mri_ratio for row in report_scores(report, mri).values()])
-    spread = float(ratios.std())
-    LOG.info("mri_ratio (%s) spreads by %.4f over %d tensors", mri, spread, len(ratios))
-    if spread < SPREAD_WARNING:
-        LOG.warning(
-            "mri: %s hardly tells the parents apart (its ratios spread by %.4f).",
-            mri,
-            spread,
-        )
+    spread = spread_of(report_scores(report, mri).values())
+    if spread is not None:
+        LOG.info("mri_ratio (%s) spreads by %.4f", mri, spread.width)
+        if spread.warning:
+            LOG.warning("mri: %s: %s", mri, spread.warning)
 
 
 def _anchors(exam: Exam, lines: Sequence[Evaluation]) -> Anchors:

@@ -19,7 +19,7 @@ from mergekit_darwin.evolve.diagnose import Diagnosis, subject_of, task_probes
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.results import Paired, Row, better, paired, row_of
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.merge.recipe import genome_yaml, recipe_hash, uniform_yamls
+from mergekit_darwin.merge.yaml import genome_yaml, uniform_yamls
 from mergekit_darwin.ratios.genome import Genome, genome_json, make_genome
 from mergekit_darwin.search import Space
 
@@ -41,8 +41,8 @@ class Comparison:
 def write_best(run: Run, found: Diagnosis, genome: Genome) -> Path:
     """Write best.yml, of which plain mergekit-yaml makes the child, and genome.json."""
     path = run.folder / "best.yml"
-    write_whole(path, genome_yaml(found.recipe, genome))
-    digest = recipe_hash(found.recipe, genome)
+    write_whole(path, genome_yaml(found.common, genome))
+    digest = found.common.settings_of(genome).hash
     write_whole(run.folder / "genome.json", genome_json(genome, digest))
     return path
 
@@ -131,7 +131,7 @@ def _probing(run: Run, found: Diagnosis, worker: Any) -> dict[str, Any]:
 def random_search(run: Run, found: Diagnosis, count: int) -> Evaluation:
     """Return the best of `count` uniform random genomes, measured on search items."""
     subjects = [
-        subject_of(found.recipe, genome, name=f"random {i}")
+        subject_of(found.common, genome, name=f"random {i}")
         for i, genome in enumerate(
             random_genomes(found.space, count, run.config.search.seed)
         )
@@ -154,19 +154,19 @@ def compare(
 ) -> Comparison:
     """Measure everybody on the held-out items and test the child against them."""
     config = run.config
-    uniform = uniform_yamls(found.recipe)
+    uniform = uniform_yamls(found.common)
     subjects = [
         Subject("father", model=config.father),
         Subject("mother", model=config.mother),
         *(Subject(name, recipe=text) for name, text in uniform.items()),
-        subject_of(found.recipe, make_genome({}, found.space.blocks), NEUTRAL),
+        subject_of(found.common, make_genome({}, found.space.blocks), NEUTRAL),
     ]
     if rival is not None:
         genome = genome_of(rival)
-        subjects.append(subject_of(found.recipe, genome, "random search"))
+        subjects.append(subject_of(found.common, genome, "random search"))
     lines = measure(run, "baseline", 0, "heldout", subjects)
     made = genome_of(best)
-    digest = recipe_hash(found.recipe, made)
+    digest = found.common.settings_of(made).hash
     child = Subject("child", model=str(model), genome=made, digest=digest)
     lines += measure(run, "final", 0, "heldout", [child])
     return comparison(run, lines, tuple(uniform))

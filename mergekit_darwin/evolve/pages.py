@@ -43,7 +43,7 @@ def draw(
         plot_ratios(read_rows(ratios), folder / "ratios.png")
         pictures.append(("plots/ratios.png", "mean ratio by layer and component"))
     for source, name, caption in (
-        (found.recipe.mds, "mds.png", "MDS of both parents"),
+        (found.mds, "mds.png", "MDS of both parents"),
         (str(run.folder / "health"), "health.png", "health of the child"),
     ):
         if source and (Path(source) / name).exists():

@@ -41,8 +41,18 @@ class Profile:
 
     @property
     def static(self) -> float:
-        """0.3 entropy + 0.2 std + 0.002 min(norm, 100). Source: Darwin V6."""
-        return 0.3 * self.entropy + 0.2 * self.std + 0.002 * min(self.norm, 100.0)
+        """The static score: 0.3 entropy + 0.2 std + 0.002 min(norm, 100)."""
+        entropy, std, norm = (weight * value for _, weight, value in self.static_terms)
+        return entropy + std + norm
+
+    @property
+    def static_terms(self) -> tuple[tuple[str, float, float], ...]:
+        """Name, weight and value of the static score's terms. Source: Darwin V6."""
+        return (
+            ("entropy", 0.3, self.entropy),
+            ("std", 0.2, self.std),
+            ("min(norm, 100)", 0.002, min(self.norm, 100.0)),
+        )
 
 
 def profile_tensor(tensor: torch.Tensor) -> Profile:

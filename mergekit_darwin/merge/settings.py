@@ -1,133 +1,368 @@
-"""What the parameters of one tensor come to: its genome, hash, routing, sources."""
+"""The parameters of darwin_v6: each declared once, checked once, frozen before a run.
+
+A field of WholeMerge or MergeSettings is the YAML parameter with its check, default and
+row in the README's table. Those of WholeMerge hold for a whole merge and change its
+result: they are also entries of genome_hash, lines of every YAML we write and keys of
+EVOLVE.yml. A path becomes a loaded, shared, frozen object while mergekit plans, and a
+bad value is one line before a single tensor is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.merge.options import GENES, PARAMETERS, LoadedReport, LoadedTable
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+)
+
+from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.kernel.dare_ties import Blend
+from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.genome import (
     DEFAULT_BLOCKS,
+    MAX_BLOCKS,
     Genome,
+    extended_genes,
     genome_hash,
     make_genome,
+    read_genome,
 )
-from mergekit_darwin.ratios.rules import Mri, Routing
+from mergekit_darwin.ratios.rules import (
+    TRANSPLANT_HIGH,
+    TRANSPLANT_LOW,
+    Mri,
+    Routing,
+    Scores,
+    report_scores,
+)
+from mergekit_darwin.ratios.table import read_ratios
+from mergekit_darwin.scan.report import Report, read_report
+
+GENES = {gene.name: gene for gene in extended_genes(MAX_BLOCKS)}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The resolved parameters of one tensor, after mergekit's filters."""
+@dataclass(frozen=True, eq=False)
+class LoadedReport:
+    """An MDS report in use: compared by identity, scored once a reading."""
 
-    genome: Genome
-    genome_hash: str
-    seed: str
-    routing: Routing
-    mri: Mri
-    rescale: bool
-    normalize: bool
-    report: LoadedReport | None
-    table: LoadedTable | None
-    ratio: float | None
-    layers: int | None
+    path: str
+    report: Report
+    identity: str
+    depths: Mapping[str, int]
+    _scores: dict[Mri, dict[str, Scores]] = field(default_factory=dict, repr=False)
+
+    def scores(self, mri: Mri) -> dict[str, Scores]:
+        """Return the scores of every tensor under one reading."""
+        if mri not in self._scores:
+            self._scores[mri] = report_scores(self.report, mri)
+        return self._scores[mri]
 
 
-def merge_hash(
-    genome: Genome,
-    *,
-    mds_identity: str | None,
-    mri: str,
-    mask_seed: str,
-    transplant_low: float,
-    transplant_high: float,
-    rescale: bool,
-    normalize: bool,
-) -> str:
-    """Return genome_hash: 16 hex digits over the genome and whole-merge options.
+@dataclass(frozen=True, eq=False)
+class LoadedTable:
+    """A table of ratios in use, compared by identity."""
 
-    Explicit ratios (`ratio`, `ratios`) are left out, so that changing one tensor's
-    ratio changes no other tensor's mask.
+    path: str
+    ratios: Mapping[str, float]
+
+
+def wrap_report(report: Report, path: str = "(in memory)") -> LoadedReport:
+    """Return a report ready for use as the `mds` parameter."""
+    names = [*report.father.tensors, *report.mother.tensors]
+    return LoadedReport(path, report, report.identity(), stack_depths(names))
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "mds": lambda path: wrap_report(read_report(path), path),
+    "genome": read_genome,
+    "ratios": lambda path: LoadedTable(path, read_ratios(path)),
+}
+
+
+@lru_cache(maxsize=16)
+def _read(name: str, path: str, time: int, size: int) -> Any:
+    """Return what a file holds, read once for as long as it is not changed."""
+    return _READERS[name](path)
+
+
+def _loaded(name: str, value: object) -> Any:
+    """Return a file's content where value is a path; a loaded one is passed on."""
+    if isinstance(value, Report):
+        return wrap_report(value)
+    if value is None or isinstance(value, (LoadedReport, LoadedTable, Genome)):
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise DarwinError(
+            f"{name} must be the path of a file or folder; got {value!r}."
+        )
+    path = os.path.abspath(os.fspath(value))
+    file = Path(path) / "mds.json" if os.path.isdir(path) else Path(path)
+    try:
+        stat = file.stat()
+    except OSError:
+        return _read(name, path, 0, -1)
+    return _read(name, path, stat.st_mtime_ns, stat.st_size)
+
+
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):  # to pydantic true is the number 1
+        raise ValueError("not a switch")
+    return value
+
+
+Number = BeforeValidator(_no_switch)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), Number]
+
+
+class WholeMerge(BaseModel):
+    """What holds for a whole merge and changes its result, besides the genome."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mri: Mri = Field(
+        default="published",
+        description="reading of the scan: published, relative, attribution",
+    )
+    mask_seed: Annotated[int | Literal["genome"], Number] = Field(
+        default="genome",
+        description="genome: masks are seeded by genome_hash; a number: by that number",
+    )
+    transplant_low: Fraction = Field(
+        default=TRANSPLANT_LOW,
+        description="below this ratio the Father's tensor is taken whole; 0 switches"
+        " it off",
+    )
+    transplant_high: Fraction = Field(
+        default=TRANSPLANT_HIGH,
+        description="above this ratio the Mother's tensor is taken whole; 1 switches"
+        " it off",
+    )
+    rescale: StrictBool = Field(
+        default=True, description="divide kept entries by the kept share (DARE)"
+    )
+    normalize: StrictBool = Field(
+        default=False,
+        description="divide by the weights that took part (as mergekit's TIES family)",
+    )
+
+
+class MergeSettings(WholeMerge):
+    """All parameters of one tensor, resolved: mergekit's filters, files, the genome."""
+
+    mds: Annotated[LoadedReport | None, PlainValidator(partial(_loaded, "mds"))] = (
+        Field(
+            default=None, description="MDS report (folder or file) of these two parents"
+        )
+    )
+    genome: Annotated[Genome, PlainValidator(partial(_loaded, "genome"))] = Field(
+        default_factory=lambda: make_genome({}),
+        description="genome file; genes beside it override it",
+    )
+    blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS), Number] | None = Field(
+        default=None,
+        description=f"number of block genes; the genome file's, or {DEFAULT_BLOCKS}",
+    )
+    ratio: Fraction | None = Field(
+        default=None, description="explicit ratio; wins over everything else"
+    )
+    ratios: Annotated[
+        LoadedTable | None, PlainValidator(partial(_loaded, "ratios"))
+    ] = Field(default=None, description="table of ratios by tensor name (CSV or JSON)")
+    layers: Annotated[int, Field(ge=1), Number] | None = Field(
+        default=None,
+        description="depth of the tensor's stack; only for merge_tensors, a YAML run"
+        " knows it",
+    )
+
+    @cached_property
+    def hash(self) -> str:
+        """genome_hash: 16 hex digits over the genome and the whole-merge options.
+
+        Explicit ratios (`ratio`, `ratios`) are left out, so that changing one tensor's
+        ratio changes no other tensor's mask. An option that came after the first
+        release enters where it is not at its default, so that older hashes stand.
+        """
+        options = {name: getattr(self, name) for name in WholeMerge.model_fields}
+        added = {
+            n: v for n, v in options.items() if n not in _FIRST and v != default(n)
+        }
+        options = {name: options[name] for name in _FIRST} | added
+        options["mask_seed"] = str(self.mask_seed)
+        options["mds"] = self.mds.identity if self.mds else None
+        return genome_hash(self.genome, options)
+
+    @property
+    def seed(self) -> str:
+        """What seeds the masks."""
+        return self.hash if self.mask_seed == "genome" else str(self.mask_seed)
+
+    @property
+    def routing(self) -> Routing:
+        """Where transplants begin."""
+        return Routing(self.transplant_low, self.transplant_high)
+
+    def blend(self, name: str, ratio: float, *, masked: bool) -> Blend:
+        """Return how the kernel blends a tensor of this name at this ratio."""
+        return Blend(
+            ratio=ratio,
+            density_a=self.genome["density_a"],
+            density_b=self.genome["density_b"],
+            weight=self.genome["merge_method_weight"],
+            lambda_=self.genome["lambda"],
+            rescale=self.rescale,
+            normalize=self.normalize,
+            seed=self.seed,
+            name=name,
+            masked=masked,
+        )
+
+
+_FIRST = (
+    "mri",
+    "mask_seed",
+    "transplant_low",
+    "transplant_high",
+    "rescale",
+    "normalize",
+)
+_FIELDS = MergeSettings.model_fields
+_ORDER = ("mds", "genome", "blocks", "ratio", "ratios", *WholeMerge.model_fields)
+OPTIONS = (*_ORDER, *(name for name in _FIELDS if name not in _ORDER))
+PARAMETERS = (*OPTIONS, *GENES)
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(Annotated[(field.annotation, field)])  # type: ignore[arg-type]
+    for name, field in _FIELDS.items()
+}
+
+
+def default(name: str) -> Any:
+    """Return what a parameter is where the YAML is silent; None: nothing is given."""
+    row = _FIELDS.get(name)
+    return None if row is None or row.default_factory else row.default
+
+
+def meaning(name: str) -> str:
+    """Return a parameter's meaning in a line."""
+    return GENES[name].meaning if name in GENES else str(_FIELDS[name].description)
+
+
+def check_value(name: str, value: object) -> Any:
+    """Return a parameter's value as used: a number, switch, word or loaded file.
+
+    Raises DarwinError saying what it must be.
     """
-    options = {
-        "mds": mds_identity,
-        "mri": mri,
-        "mask_seed": mask_seed,
-        "transplant_low": transplant_low,
-        "transplant_high": transplant_high,
-        "rescale": rescale,
-        "normalize": normalize,
-    }
-    return genome_hash(genome, options)
+    if value is None:
+        return None
+    if name in GENES:
+        return GENES[name].check(value)
+    try:
+        return _ADAPTERS[name].validate_python(value)
+    except ValidationError:
+        schema = _ADAPTERS[name].json_schema()
+        hint = nearest(str(value), schema.get("enum", ()))
+        raise DarwinError(
+            f"{name} must be {_words(schema)}; got {value!r}.{hint}"
+        ) from None
 
 
-def settle(parameters: Mapping[str, Any]) -> Settings:
+def _words(schema: Mapping[str, Any]) -> str:
+    """Return in words what a JSON schema of one parameter asks for."""
+    if "anyOf" in schema:
+        parts = [part for part in schema["anyOf"] if part.get("type") != "null"]
+        return " or ".join(map(_words, parts))
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "const" in schema:
+        return repr(schema["const"])
+    kinds = {"boolean": "true or false", "integer": "a whole number"}
+    word = kinds.get(schema["type"], "a number")
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if high is not None:
+        return f"{word} in [{low:g}, {high:g}]"
+    return word if low is None else f"{word} from {low:g} on"
+
+
+def value_type(name: str) -> Any:
+    """Return the pydantic type of a parameter, whose check raises DarwinError."""
+    return Annotated[Any, PlainValidator(partial(check_value, name))]
+
+
+def check_names(names: Mapping[str, object], where: str) -> None:
+    """Refuse a parameter that darwin_v6 does not have. Raises DarwinError."""
+    for name in names:
+        if name not in PARAMETERS:
+            raise DarwinError(
+                f"darwin_v6 has no parameter {name!r} ({where})."
+                f"{nearest(name, PARAMETERS)} See the table in the README."
+            )
+
+
+def settle(parameters: Mapping[str, Any]) -> MergeSettings:
     """Return the settings of one tensor from its validated parameters."""
-    frozen = tuple((name, parameters.get(name)) for name in PARAMETERS)
-    return _settle(frozen)
+    return _settle(tuple((name, parameters.get(name)) for name in PARAMETERS))
 
 
 @lru_cache(maxsize=512)
-def _settle(frozen: tuple[tuple[str, Any], ...]) -> Settings:
-    given = dict(frozen)
-    genome = _merged_genome(given)
-    low, high = given["transplant_low"], given["transplant_high"]
+def _settle(frozen: tuple[tuple[str, Any], ...]) -> MergeSettings:
+    given = {name: value for name, value in frozen if value is not None}
+    genes = {name: given.pop(name) for name in GENES if name in given}
+    genome = _genome(given.get("genome"), given.get("blocks"), genes)
+    settings = MergeSettings(**{**given, "genome": genome})
+    low, high = settings.transplant_low, settings.transplant_high
     if low > high:
         raise DarwinError(
             f"transplant_low must not exceed transplant_high; got {low:g} and {high:g}."
         )
-    report = given["mds"]
-    if given["mri"] != "published" and report is None:
+    if settings.mri != "published" and settings.mds is None:
         raise DarwinError(
-            f"mri: {given['mri']} needs an MDS report; give mds, or mri: published."
+            f"mri: {settings.mri} needs an MDS report; give mds, or mri: published."
         )
-    digest = merge_hash(
-        genome,
-        mds_identity=report.identity if report else None,
-        **{
-            name: given[name]
-            for name in (
-                "mri",
-                "mask_seed",
-                "transplant_low",
-                "transplant_high",
-                "rescale",
-                "normalize",
-            )
-        },
-    )
-    return Settings(
-        genome=genome,
-        genome_hash=digest,
-        seed=digest if given["mask_seed"] == "genome" else given["mask_seed"],
-        routing=Routing(low, high),
-        mri=given["mri"],
-        rescale=given["rescale"],
-        normalize=given["normalize"],
-        report=report,
-        table=given["ratios"],
-        ratio=given["ratio"],
-        layers=given["layers"],
-    )
+    return settings
 
 
-def _merged_genome(given: Mapping[str, Any]) -> Genome:
+def _genome(
+    start: Genome | None, blocks: int | None, genes: Mapping[str, float]
+) -> Genome:
     """Return the genome file's genes (or neutral) with the YAML's genes over them."""
-    overrides = {name: given[name] for name in GENES if given[name] is not None}
-    start: Genome | None = given["genome"]
-    blocks = given["blocks"] or (start.blocks if start else DEFAULT_BLOCKS)
-    if start is not None and start.blocks != blocks:
+    if start is not None and blocks not in (None, start.blocks):
         raise DarwinError(
             f"blocks must be that of the genome file, {start.blocks}; got {blocks}."
         )
     try:
         if start is not None:
-            return start.replaced(overrides)
-        return make_genome(overrides, blocks)
+            return start.replaced(genes)
+        return make_genome(genes, blocks or DEFAULT_BLOCKS)
     except DarwinError as error:
-        if any(name.startswith("block_") for name in overrides):
+        if any(name.startswith("block_") for name in genes):
             hint = " Set blocks to the number of block genes."
             raise DarwinError(error.message + hint) from None
         raise
+
+
+def parameter_rows() -> list[tuple[str, str, str]]:
+    """Return (name, default, meaning) of every parameter, for the README's table."""
+    rows = []
+    for name in OPTIONS:
+        silent = default(name)
+        rows.append(
+            (name, "none" if silent is None else str(silent).lower(), meaning(name))
+        )
+    for gene in extended_genes(DEFAULT_BLOCKS):
+        if not gene.name.startswith("block_"):
+            label = f"{gene.meaning}; in [{gene.low:.3g}, {gene.high:g}]"
+            rows.append((gene.name, f"{gene.neutral:g}", label))
+    blocks = "ratio of a block of each stack of layers; in [0, 1]"
+    rows.insert(-3, ("block_0_ratio ... block_{B-1}_ratio", "0.5", blocks))
+    return rows

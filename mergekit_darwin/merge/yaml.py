@@ -1,196 +1,85 @@
-"""The same per-tensor ratios as a plain mergekit YAML for another merge method.
-
-What each method makes of a ratio r (the Mother's share):
-
-- slerp: `t` = r, base_model the Father; r 0 and 1 give that parent;
-- nuslerp: weights 1 - r and r; with a third base between the task vectors;
-- linear: weights 1 - r and r;
-- ties, dare_ties: weights 1 - r and r on the task vectors; with the Father as base the
-  Mother's alone, r. Densities and lambda are the genome's. `rescale` is mergekit's own.
-
-A transplant is the ratio 0 or 1 exactly, at density and lambda 1: that parent's tensor
-up to rounding, as base + (parent - base). Vectors and scalars keep density 1, as in
-darwin_v6. merge_method_weight has no counterpart: the blend is the other method's own.
-"""
+"""From a genome to a merge configuration: the YAML that mergekit runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from mergekit.config import MergeConfiguration
 
-from mergekit_darwin.errors import DarwinError, some
-from mergekit_darwin.merge.filters import Method, filtered
-from mergekit_darwin.merge.preview import Planned, models_with, shape_of
-from mergekit_darwin.ratios.rules import Prescription
-
-_KEPT = ("dtype", "out_dtype", "tokenizer_source", "tokenizer", "chat_template")
+from mergekit_darwin.merge.roles import Roles
+from mergekit_darwin.merge.settings import MergeSettings, WholeMerge
+from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome
 
 
 @dataclass(frozen=True)
-class Share:
-    """One tensor's part in another method: the ratio, and how its blend is made."""
+class Common:
+    """What all merges of a search have in common.
 
-    ratio: float
-    density_father: float
-    density_mother: float
-    lambda_: float
+    roles names the models as in the YAML; settings lacks only the genome; head holds
+    top-level keys of mergekit's YAML, such as dtype and tokenizer.
+    """
 
+    roles: Roles
+    settings: MergeSettings = field(default_factory=MergeSettings)
+    head: Mapping[str, Any] = field(default_factory=dict)
 
-def share_of(tensor: Planned, row: Prescription) -> Share:
-    """Return a tensor's ratio, 0 or 1 for a transplant, and its densities."""
-    if row.route != "blend":
-        return Share(1.0 if row.route == "mother" else 0.0, 1.0, 1.0, 1.0)
-    genome = tensor.settings.genome
-    shape = shape_of(tensor)
-    if shape is not None and len(shape) < 2:
-        return Share(row.ratio, 1.0, 1.0, genome["lambda"])
-    return Share(row.ratio, genome["density_a"], genome["density_b"], genome["lambda"])
+    def settings_of(self, genome: Genome) -> MergeSettings:
+        """Return the settings with this genome; `hash` is the merge's genome_hash."""
+        return self.settings.model_copy(update={"genome": genome})
 
 
-def plain_yaml(
-    config: MergeConfiguration,
-    planned: list[Planned],
-    rows: list[Prescription],
-    method: Method,
+def genome_yaml(common: Common, genome: Genome) -> str:
+    """Return the YAML of a darwin_v6 merge, its genes as scalars."""
+    settings = common.settings
+    parameters: dict[str, Any] = {}
+    if settings.mds is not None:
+        parameters["mds"] = settings.mds.path
+    if genome.blocks != DEFAULT_BLOCKS:
+        parameters["blocks"] = genome.blocks
+    for name in WholeMerge.model_fields:
+        if name != "mri" or settings.mds is not None:
+            parameters[name] = getattr(settings, name)
+    parameters.update(genome.values)
+    return _yaml(common, "darwin_v6", common.roles.base, parameters)
+
+
+def uniform_yamls(common: Common) -> dict[str, str]:
+    """Return what a child must beat: mergekit's own uniform merges, by name.
+
+    dare_ties and task_arithmetic subtract the base; without a third model the Father is
+    their base, so that only the Mother's task vector is left, and they are left out.
+    """
+    roles = common.roles
+    yamls = {
+        "linear 0.5": _yaml(common, "linear", None, {}, (0.5, 0.5)),
+        "slerp 0.5": _yaml(common, "slerp", roles.father, {"t": 0.5}),
+    }
+    if roles.third is not None:
+        dare = _yaml(common, "dare_ties", roles.third, {"density": 0.5}, (0.5, 0.5))
+        whole = _yaml(common, "task_arithmetic", roles.third, {}, (1.0, 1.0))
+        yamls |= {"dare_ties 0.5": dare, "task arithmetic 1+1": whole}
+    return yamls
+
+
+def _yaml(
+    common: Common,
+    method: str,
+    base: Any,
+    parameters: Mapping[str, Any],
+    weights: Sequence[float] | None = None,
 ) -> str:
-    """Return a YAML that gives another method these ratios, tensor by tensor.
-
-    config is as read, not yet planned; planned and rows are in step. Raises
-    DarwinError for a merge of slices, or tensors that the method cannot take.
-    """
-    if config.models is None:
-        raise DarwinError(
-            "--as writes merges of whole models; this configuration has slices or"
-            " modules. Merge it with darwin_v6, or list the parents under models."
-        )
-    _refuse_lone(planned, method)
-    shares = {
-        row.name: share_of(tensor, row)
-        for tensor, row in zip(planned, rows, strict=True)
-    }
-    base, father, mother = (
-        str(model) if model is not None else None for model in planned[0].roles
-    )
-    third = base if base != father else None
-    document = _WRITERS[method](shares, _Models(str(father), str(mother), third))
-    if method in ("ties", "dare_ties"):
-        document["parameters"].update(_whole(planned[0], method))
-    kept = _kept(config, document.get("base_model"))
-    head = f"# {method} with the per-tensor ratios of a darwin_v6 configuration\n"
-    body = {"merge_method": method, **document, **kept}
-    return head + yaml.safe_dump(body, sort_keys=False, width=1000)
-
-
-def _kept(config: MergeConfiguration, base: str | None) -> dict[str, Any]:
-    """Return what the new YAML takes over as it is; base is its base_model.
-
-    Raises DarwinError where the tokenizer is the base's and another model is base now.
-    """
-    kept = config.model_dump(mode="json", exclude_none=True, include={*_KEPT})
-    source = config.tokenizer.source if config.tokenizer else config.tokenizer_source
-    if source == "base" and str(config.base_model) != base:
-        raise DarwinError(
-            f"tokenizer source 'base' means {config.base_model} here, which is not the"
-            " base_model of the new YAML. Name the model in tokenizer: {source: ...}."
-        )
-    return kept
-
-
-@dataclass(frozen=True)
-class _Models:
-    father: str
-    mother: str
-    third: str | None
-
-    @property
-    def base(self) -> str:
-        return self.third or self.father
-
-
-_Shares = Mapping[str, Share]
-
-
-def _slerp(shares: _Shares, models: _Models) -> dict[str, Any]:
-    return {
-        "base_model": models.father,
-        "models": [{"model": models.father}, {"model": models.mother}],
-        "parameters": {"t": _each(shares, lambda share: share.ratio)},
-    }
-
-
-def _weighted(shares: _Shares, models: _Models) -> list[dict[str, Any]]:
-    weights = {
-        models.father: _each(shares, lambda share: 1.0 - share.ratio),
-        models.mother: _each(shares, lambda share: share.ratio),
-    }
-    return [
-        {"model": model, "parameters": {"weight": weight}}
-        for model, weight in weights.items()
+    models: list[dict[str, Any]] = [
+        {"model": model} for model in (common.roles.father, common.roles.mother)
     ]
-
-
-def _linear(shares: _Shares, models: _Models) -> dict[str, Any]:
-    # linear ignores base_model but for whose config and tokenizer the child gets.
-    return {"base_model": models.father, "models": _weighted(shares, models)}
-
-
-def _nuslerp(shares: _Shares, models: _Models) -> dict[str, Any]:
-    document: dict[str, Any] = {"models": _weighted(shares, models)}
-    if models.third is not None:
-        document["base_model"] = models.third
-    return document
-
-
-def _task_arithmetic(shares: _Shares, models: _Models) -> dict[str, Any]:
-    father, mother = _weighted(shares, models)
-    father["parameters"]["density"] = _each(shares, lambda s: s.density_father)
-    mother["parameters"]["density"] = _each(shares, lambda s: s.density_mother)
-    listed = [father, mother] if models.third else [{"model": models.father}, mother]
-    return {
-        "base_model": models.base,
-        "models": listed,
-        "parameters": {"lambda": _each(shares, lambda share: share.lambda_)},
-    }
-
-
-_WRITERS: dict[Method, Callable[[_Shares, _Models], dict[str, Any]]] = {
-    "slerp": _slerp,
-    "nuslerp": _nuslerp,
-    "linear": _linear,
-    "ties": _task_arithmetic,
-    "dare_ties": _task_arithmetic,
-}
-
-
-def _each(shares: _Shares, value: Callable[[Share], float]) -> Any:
-    return filtered({name: value(share) for name, share in shares.items()})
-
-
-def _whole(tensor: Planned, method: Method) -> dict[str, bool]:
-    """Return the switches of the TIES family, where they mean the same as ours."""
-    switches = {"normalize": tensor.settings.normalize}
-    if method == "dare_ties":
-        switches["rescale"] = tensor.settings.rescale
-    return switches
-
-
-def _refuse_lone(planned: list[Planned], method: Method) -> None:
-    """Refuse tensors that some model lacks, where the method could not take them."""
-    if method in ("slerp", "nuslerp"):
-        return  # these pass a tensor on that only one model has
-    unfit = []
-    for tensor in planned:
-        base, father, _ = tensor.roles
-        present = models_with(tensor)
-        needed = father if base is None else base
-        if method != "linear" and needed not in present:
-            unfit.append(tensor.name)
-    if unfit:
-        raise DarwinError(
-            f"{method} needs every tensor in the base; {len(unfit)} are not there:"
-            f" {some(unfit)}. Use --as slerp, or darwin_v6 itself."
-        )
+    for model, weight in zip(models, weights or (), strict=False):
+        model["parameters"] = {"weight": weight}
+    content: dict[str, Any] = {"merge_method": method}
+    if base is not None:
+        content["base_model"] = base
+    content["models"] = models
+    if parameters:
+        content["parameters"] = dict(parameters)
+    content.update(common.head)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

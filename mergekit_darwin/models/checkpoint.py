@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from mergekit.architecture import get_architecture_info
+from mergekit.architecture import WeightInfo, get_architecture_info
+from mergekit.architecture.conversion import can_convert_checkpoint_keys
 from mergekit.common import ModelReference
 from mergekit.config import InputModelDefinition, MergeConfiguration
 from mergekit.io.tasks import GatherTensors, LoaderCache, LoadTensor, SaveTensor
@@ -55,6 +56,17 @@ class Checkpoint:
     path: str
     headers: Mapping[str, TensorHeader]
     safetensors: bool
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The names of all tensors in the files."""
+        return set(self.headers)
+
+    @cached_property
+    def kind(self) -> str | None:
+        """The model_type of its configuration, which says how layouts are converted."""
+        trusted = LoaderCache().trust_remote_code
+        return self.reference.config(trust_remote_code=trusted).model_type
 
     @cached_property
     def digest(self) -> str:
@@ -236,3 +248,18 @@ def is_present(load: LoadTensor) -> bool:
     names = [load.tensor, *(load.aliases or ()), *(load.tied_names or ())]
     index = LoaderCache().get(load.model).index
     return any(name in index.tensor_paths for name in names)
+
+
+def stored_name(weight: WeightInfo, model: Checkpoint) -> str | None:
+    """Return the name under which mergekit loads a weight from a model, None if not.
+
+    It is one of its file's names, or where mergekit converts a layout the weight's own.
+    """
+    aliases = weight.aliases or ()
+    for name in (weight.name, *aliases, *(weight.tied_names or ())):
+        if name in model.headers:
+            return name
+    for name in (weight.name, *aliases):
+        if can_convert_checkpoint_keys(model.kind, model.names, name):
+            return name
+    return None

@@ -93,10 +93,10 @@ def _stacks(rows: list[Prescription]) -> list[_Panel]:
     depths = stack_depths(row.name for row in rows)
     panels = []
     for stack, depth in sorted(depths.items(), key=lambda item: (-item[1], item[0])):
-        groups = defaultdict(list)
+        groups: dict[tuple[str, int], list[Prescription]] = defaultdict(list)
         for row in rows:
-            if row.stack == stack and row.layer is not None:
-                groups[row.component, row.layer].append(row)
+            if row.site.stack == stack and row.site.layer is not None:
+                groups[row.site.component, row.site.layer].append(row)
         found = {component for component, _ in groups}
         labels = tuple(label for label in _COMPONENTS if label in found)
         cells = {place: _cell(group) for place, group in groups.items()}
@@ -106,10 +106,10 @@ def _stacks(rows: list[Prescription]) -> list[_Panel]:
 
 def _outside(rows: list[Prescription]) -> list[_Panel]:
     """Return the panel of the tensors outside any layer, one a row, or none."""
-    loose = [row for row in rows if row.layer is None]
+    loose = [row for row in rows if row.site.layer is None]
     groups = defaultdict(list)
     for row in loose:
-        label = row.component if len(loose) > _MOST_LOOSE else _short(row.name)
+        label = row.site.component if len(loose) > _MOST_LOOSE else _short(row.name)
         groups[label].append(row)
     cells = {(label, 0): _cell(group) for label, group in groups.items()}
     if not cells:

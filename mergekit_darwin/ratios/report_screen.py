@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mergekit_darwin.models.names import site_of
-from mergekit_darwin.ratios.rules import SPREAD_WARNING, report_scores
+from mergekit_darwin.ratios.rules import report_scores, spread_of
 from mergekit_darwin.scan.report import ModelReport, Report
 
 _TOP = 3
@@ -22,14 +22,6 @@ def layer_ratios(report: Report) -> list[float]:
             if site.layer < depth:
                 values[site.layer].append(row.mri_ratio)
     return [math.fsum(row) / len(row) if row else 0.5 for row in values]
-
-
-def spread(report: Report) -> tuple[float, float, float]:
-    """Return least, mean and most of the published mri_ratio over all tensors."""
-    ratios = [row.mri_ratio for row in report_scores(report, "published").values()]
-    if not ratios:
-        return 0.5, 0.5, 0.5
-    return min(ratios), math.fsum(ratios) / len(ratios), max(ratios)
 
 
 def screen(report: Report) -> str:
@@ -80,14 +72,12 @@ def _top(distances: list[float]) -> str:
 
 
 def _ratio_lines(report: Report) -> list[str]:
-    least, mean, most = spread(report)
-    line = f"mri_ratio: {least:.4f} to {most:.4f}, mean {mean:.4f}"
-    if most - least < SPREAD_WARNING:
-        return [
-            line,
-            "These parents are nearly the same to this scan: mri_trust will have"
-            " little to say.",
-        ]
+    found = spread_of(report_scores(report, "published").values())
+    if found is None:
+        return ["mri_ratio: the parents have no tensor in common"]
+    line = f"mri_ratio: {found.least:.4f} to {found.most:.4f}, mean {found.mean:.4f}"
+    if found.warning:
+        return [line, found.warning]
     ratios = layer_ratios(report)
     order = sorted(range(len(ratios)), key=lambda layer: -abs(ratios[layer] - 0.5))
     told = ", ".join(

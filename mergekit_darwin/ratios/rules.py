@@ -1,6 +1,7 @@
 """From scores to ratios and routes: pure rules, no tensors, no files.
 
-A ratio is the Mother's share: 0 is the Father, 1 the Mother.
+A ratio is the Mother's share: 0 is the Father, 1 the Mother. Every rule that is a sum
+returns its terms, (name, weight, value) each, so that --explain prints what counts.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.profile import Profile
@@ -19,26 +20,31 @@ from mergekit_darwin.scan.report import ModelReport, Report
 
 Mri = Literal["published", "relative", "attribution"]
 Route = Literal["father", "mother", "blend"]
+Pair = tuple[float, float]  # the Father's, the Mother's
+Terms = tuple[tuple[str, float, float], ...]  # name, weight, value
 
 STATIC_SHARE = 0.4  # Source: Darwin V6
 PROBE_SHARE = 0.6  # Source: Darwin V6
 TRANSPLANT_LOW = 0.15  # Source: Darwin V6
 TRANSPLANT_HIGH = 0.85  # Source: Darwin V6
 SPREAD_WARNING = 0.01  # below it the scan hardly tells the parents apart; our choice
+COLUMNS = (
+    *("name", "stack", "layer", "block", "component"),
+    *("static_father", "static_mother", "probe_father", "probe_mother"),
+    *("mri_ratio", "genome_ratio", "ratio", "route"),
+)
 
 
 @dataclass(frozen=True)
 class Scores:
     """What is known of one tensor in both parents, and the mri_ratio it gives.
 
-    static_* is the static score; probe_* the weighted sum of probe distances of the
+    static holds the static scores; probe the weighted sums of probe distances of the
     tensor's layer, None outside probed layers; mri_ratio in [0, 1].
     """
 
-    static_father: float | None
-    static_mother: float | None
-    probe_father: float | None
-    probe_mother: float | None
+    static: Pair
+    probe: Pair | None
     mri_ratio: float
 
 
@@ -58,57 +64,121 @@ class Routing:
 
 @dataclass(frozen=True)
 class Prescription:
-    """One row of the ratio table: the parts of a tensor's ratio, and its route."""
+    """What a merge does with one tensor: the parts of its ratio, and its route.
 
-    name: str
-    stack: str | None
-    layer: int | None
+    block, scores and genome_ratio are None where they do not apply.
+    """
+
+    site: Site
     block: int | None
-    component: str
-    static_father: float | None
-    static_mother: float | None
-    probe_father: float | None
-    probe_mother: float | None
-    mri_ratio: float | None
+    scores: Scores | None
     genome_ratio: float | None
     ratio: float
     route: Route
 
+    @property
+    def name(self) -> str:
+        """The tensor's name in mergekit's output."""
+        return self.site.name
+
+    @property
+    def mri_ratio(self) -> float | None:
+        """The scan's ratio in [0, 1], None where no scores were needed."""
+        return self.scores.mri_ratio if self.scores else None
+
+    def columns(self) -> dict[str, Any]:
+        """Return the row of the ratio table, by the names in COLUMNS."""
+        nothing = (None, None)
+        static = self.scores.static if self.scores else nothing
+        probe = (self.scores.probe if self.scores else None) or nothing
+        site = (self.name, self.site.stack, self.site.layer, self.block)
+        ratios = (self.mri_ratio, self.genome_ratio, self.ratio, self.route)
+        row = (*site, self.site.component, *static, *probe, *ratios)
+        return dict(zip(COLUMNS, row, strict=True))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far mri_ratio reaches over the tensors of a model."""
+
+    least: float
+    mean: float
+    most: float
+
+    @property
+    def width(self) -> float:
+        """The one statistic of how well a scan tells parents apart: most - least."""
+        return self.most - self.least
+
+    @property
+    def warning(self) -> str | None:
+        """What to say where the parents are nearly the same to the scan, else None."""
+        if self.width >= SPREAD_WARNING:
+            return None
+        return (
+            f"mri_ratio spreads over {self.width:.4f} only (below {SPREAD_WARNING}): to"
+            " this scan the parents are nearly the same, and mri_trust has little to"
+            " say."
+        )
+
+
+def spread_of(rows: Iterable[Prescription | Scores]) -> Spread | None:
+    """Return the spread of the rows' mri_ratio, None if none of them has one."""
+    found = [row.mri_ratio for row in rows if row.mri_ratio is not None]
+    if not found:
+        return None
+    return Spread(min(found), math.fsum(found) / len(found), max(found))
+
+
+def total(terms: Terms) -> float:
+    """Return the sum of weight * value, from left to right."""
+    (_, weight, value), *rest = terms
+    found = weight * value
+    for _, weight, value in rest:
+        found += weight * value
+    return found
+
 
 def share(father: float, mother: float) -> float:
     """Return mother / (father + mother), 0.5 where both are 0. Source: Darwin V6."""
-    total = father + mother
-    return mother / total if total > 0.0 else 0.5
+    both = father + mother
+    return mother / both if both > 0.0 else 0.5
 
 
-def combined(static: float, probe: float | None) -> float:
+def combined_terms(static: float, probe: float | None) -> Terms:
     """Return 0.4 static + 0.6 probe, or static alone without one. Source: Darwin V6."""
-    return static if probe is None else STATIC_SHARE * static + PROBE_SHARE * probe
+    if probe is None:
+        return (("static", 1.0, static),)
+    return (("static", STATIC_SHARE, static), ("probe", PROBE_SHARE, probe))
 
 
 def published_scores(
-    father: Profile,
-    mother: Profile,
-    probe_father: float | None = None,
-    probe_mother: float | None = None,
+    father: Profile, mother: Profile, probe: Pair | None = None
 ) -> Scores:
     """Return the scores of one tensor by the published rule."""
-    left = combined(father.static, probe_father)
-    right = combined(mother.static, probe_mother)
-    return Scores(
-        father.static, mother.static, probe_father, probe_mother, share(left, right)
+    static = (father.static, mother.static)
+    left, right = probe or (None, None)
+    ratio = share(
+        total(combined_terms(static[0], left)), total(combined_terms(static[1], right))
     )
+    return Scores(static, probe, ratio)
 
 
-def probe_scores(model: ModelReport, weights: Mapping[str, float]) -> list[float]:
-    """Return the probe score of every layer, [L]: sum over probes of distance * weight.
+def probe_terms(report: Report, model: ModelReport, layer: int) -> Terms:
+    """Return weight and distance of every probe at a layer; their fsum is the score.
 
     Source: Darwin V6; weights are 0.2 each for the five standard probes (our choice).
     """
-    return [
-        math.fsum(weights[name] * model.probes[name][layer] for name in model.probes)
-        for layer in range(model.layers if model.probes else 0)
-    ]
+    probes = report.settings.probes
+    return tuple(
+        (name, probes[name].weight, distances[layer])
+        for name, distances in model.probes.items()
+    )
+
+
+def exact_total(terms: Terms) -> float:
+    """Return the sum of weight * value, rounded once."""
+    return math.fsum(weight * value for _, weight, value in terms)
 
 
 def report_scores(report: Report, mri: Mri) -> dict[str, Scores]:
@@ -119,45 +189,31 @@ def report_scores(report: Report, mri: Mri) -> dict[str, Scores]:
     published = _published(report)
     if mri == "published":
         return published
-    if mri == "relative":
-        return _with_ratios(published, _relative(published))
-    return _with_ratios(published, _attribution(report, published))
+    read = _relative if mri == "relative" else _attribution
+    ratios = read(report, published)
+    return {
+        name: replace(row, mri_ratio=ratios[name]) for name, row in published.items()
+    }
 
 
 def _published(report: Report) -> dict[str, Scores]:
-    weights = {name: probe.weight for name, probe in report.settings.probes.items()}
-    left = probe_scores(report.father, weights)
-    right = probe_scores(report.mother, weights)
+    models = (report.father, report.mother)
+    depth = min(model.layers if model.probes else 0 for model in models)
+    probes = [
+        tuple(exact_total(probe_terms(report, model, layer)) for model in models)
+        for layer in range(depth)
+    ]
     scores = {}
     for name, profile in report.father.tensors.items():
         if name not in report.mother.tensors:
             continue
         site = site_of(name)
-        inside = site.layer is not None and site.stack == report.father.stack
-        layer = site.layer if inside else None
-        known = layer is not None and layer < min(len(left), len(right))
-        scores[name] = published_scores(
-            profile.profile(),
-            report.mother.tensors[name].profile(),
-            left[layer] if known and layer is not None else None,
-            right[layer] if known and layer is not None else None,
-        )
+        probe = None
+        if site.layer is not None and site.stack == report.father.stack:
+            probe = probes[site.layer] if site.layer < depth else None
+        mother = report.mother.tensors[name].profile()
+        scores[name] = published_scores(profile.profile(), mother, probe)  # type: ignore[arg-type]
     return scores
-
-
-def _with_ratios(
-    scores: Mapping[str, Scores], ratios: Mapping[str, float]
-) -> dict[str, Scores]:
-    return {
-        name: Scores(
-            row.static_father,
-            row.static_mother,
-            row.probe_father,
-            row.probe_mother,
-            ratios[name],
-        )
-        for name, row in scores.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -172,41 +228,42 @@ def relative_scales(scores: Mapping[str, Scores]) -> Scales:
     """Return what `mri: relative` sets the differences of these scores against."""
     groups: dict[Component, list[float]] = defaultdict(list)
     for name, row in scores.items():
-        groups[site_of(name).component].append(_static_difference(row))
+        groups[site_of(name).component].append(_difference(row.static))
     layers = {
-        site_of(name).layer: _probe_difference(row)
+        site_of(name).layer: _difference(row.probe)
         for name, row in scores.items()
-        if row.probe_father is not None
+        if row.probe is not None
     }
     static = {component: _rms(values) for component, values in groups.items()}
     return Scales(static, _rms(layers.values()))
 
 
-def _relative(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Return Phi(0.4 z_static + 0.6 z_probe), each z a difference over its rms.
+def relative_terms(component: Component, row: Scores, scales: Scales) -> Terms:
+    """Return 0.4 z_static + 0.6 z_probe, each z a difference over its rms.
 
     z_static is the difference of the static scores over the rms of that difference
     among the tensors of the same component; z_probe that of the probe scores over
     its rms among the layers. Source: our choice.
     """
+    static = _over(_difference(row.static), scales.static[component])
+    if row.probe is None:
+        return (("z_static", 1.0, static),)
+    probe = _over(_difference(row.probe), scales.probe)
+    return (("z_static", STATIC_SHARE, static), ("z_probe", PROBE_SHARE, probe))
+
+
+def _relative(report: Report, scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Return Phi of the relative terms, Phi the normal distribution's integral."""
     scales = relative_scales(scores)
     ratios = {}
     for name, row in scores.items():
-        scale = scales.static[site_of(name).component]
-        score = over(_static_difference(row), scale)
-        if row.probe_father is not None:
-            probe = over(_probe_difference(row), scales.probe)
-            score = STATIC_SHARE * score + PROBE_SHARE * probe
+        score = total(relative_terms(site_of(name).component, row, scales))
         ratios[name] = 0.5 * math.erfc(-score / math.sqrt(2.0))
     return ratios
 
 
-def _static_difference(row: Scores) -> float:
-    return (row.static_mother or 0.0) - (row.static_father or 0.0)
-
-
-def _probe_difference(row: Scores) -> float:
-    return (row.probe_mother or 0.0) - (row.probe_father or 0.0)
+def _difference(pair: Pair) -> float:
+    return pair[1] - pair[0]
 
 
 def _rms(values: Iterable[float]) -> float:
@@ -214,52 +271,55 @@ def _rms(values: Iterable[float]) -> float:
     return math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
 
 
-def over(value: float, scale: float) -> float:
-    """Return value / scale, 0 where the scale is 0."""
+def _over(value: float, scale: float) -> float:
     return value / scale if scale > 0.0 else 0.0
 
 
-def _attribution(report: Report, scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Return Mother's share of the positive first-order gains, weighted over probes.
+def gain_terms(report: Report, model: ModelReport, name: str) -> Terms:
+    """Return weight and positive gain of every probe; their fsum is what counts.
 
-    Source: our choice (DESIGN: attribution); 0.5 where neither parent gains.
+    Source: our choice (DESIGN: attribution).
     """
+    return tuple(
+        (probe, report.settings.probes[probe].weight, max(gains.get(name, 0.0), 0.0))
+        for probe, gains in sorted(model.gain.items())
+    )
+
+
+def _attribution(report: Report, scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Return Mother's share of the positive first-order gains, weighted over probes."""
     if not report.father.gain or not report.mother.gain:
         raise DarwinError(
             "mri: attribution needs a report with gains; this one has none."
             " Run mergekit-darwin-scan with --base, or choose mri: published."
         )
+
+    def gain(model: ModelReport, name: str) -> float:
+        return exact_total(gain_terms(report, model, name))
+
     return {
-        name: share(_gain(report, "father", name), _gain(report, "mother", name))
+        name: share(gain(report.father, name), gain(report.mother, name))
         for name in scores
     }
 
 
-def _gain(report: Report, role: Literal["father", "mother"], name: str) -> float:
-    """Return the weighted sum over probes of a tensor's positive gains."""
-    model = report.father if role == "father" else report.mother
-    return math.fsum(
-        report.settings.probes[probe].weight * max(gains.get(name, 0.0), 0.0)
-        for probe, gains in sorted(model.gain.items())
-    )
+def gene_terms(site: Site, genome: Genome, block: int | None) -> Terms:
+    """Return the mean of the genes that name a tensor: its component's, its block's.
 
-
-def genome_ratio(site: Site, genome: Genome, depth: int | None) -> float:
-    """Return the mean of the genes that name a tensor, in [0, 1].
-
-    These are its component's gene and, inside a layer, its block's. depth is the
-    number of layers of its stack. Source: our choice.
+    block is None outside any layer. Source: our choice.
     """
-    component = genome[f"{site.component}_ratio"]
-    if site.layer is None:
-        return component
-    if depth is None:
-        raise DarwinError(
-            f"The block of {site.name!r} needs the number of layers of its stack."
-            " Outside a mergekit run give the parameter layers, or an MDS report."
-        )
-    block = genome[block_gene(block_of(site.layer, depth, genome.blocks))]
-    return 0.5 * (component + block)
+    names = [f"{site.component}_ratio"]
+    if block is not None:
+        names.append(block_gene(block))
+    return tuple((name, 1.0 / len(names), genome[name]) for name in names)
+
+
+def final_terms(mri_ratio: float, genome_ratio: float, trust: float) -> Terms:
+    """Return trust * mri_ratio + (1 - trust) * genome_ratio. Source: Darwin V6."""
+    return (
+        ("mri_ratio", trust, mri_ratio),
+        ("genome_ratio", 1.0 - trust, genome_ratio),
+    )
 
 
 def prescribe(
@@ -273,35 +333,26 @@ def prescribe(
 ) -> Prescription:
     """Return the ratio and route of one tensor, with all its parts.
 
-    final = mri_trust * mri_ratio + (1 - mri_trust) * genome_ratio (Darwin V6);
-    an explicit ratio replaces it. depth is the number of layers of the tensor's
+    An explicit ratio replaces the rule. depth is the number of layers of the tensor's
     stack, None outside any. scores may be None only with an explicit ratio or a trust
-    of 0.
+    of 0. Raises DarwinError where a layer's block needs an unknown depth.
     """
-    inside = site.layer is not None and depth is not None
-    block = block_of(site.layer, depth, genome.blocks) if inside else None  # type: ignore[arg-type]
-    genes = genome_ratio(site, genome, depth)
+    block = None
+    if site.layer is not None:
+        if depth is None:
+            raise DarwinError(
+                f"The block of {site.name!r} needs the number of layers of its stack."
+                " Outside a mergekit run give the parameter layers, or an MDS report."
+            )
+        block = block_of(site.layer, depth, genome.blocks)
+    genes = total(gene_terms(site, genome, block))
     trust = genome["mri_trust"]
     if explicit is not None:
         final = explicit
     elif scores is not None:
-        final = trust * scores.mri_ratio + (1.0 - trust) * genes
+        final = total(final_terms(scores.mri_ratio, genes, trust))
     elif trust == 0.0:
         final = genes
     else:
         raise ValueError(f"{site.name}: neither scores nor an explicit ratio")
-    return Prescription(
-        name=site.name,
-        stack=site.stack,
-        layer=site.layer,
-        block=block,
-        component=site.component,
-        static_father=scores.static_father if scores else None,
-        static_mother=scores.static_mother if scores else None,
-        probe_father=scores.probe_father if scores else None,
-        probe_mother=scores.probe_mother if scores else None,
-        mri_ratio=scores.mri_ratio if scores else None,
-        genome_ratio=genes,
-        ratio=final,
-        route=routing.route(final),
-    )
+    return Prescription(site, block, scores, genes, final, routing.route(final))

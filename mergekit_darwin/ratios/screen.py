@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from mergekit_darwin.models.names import stack_depths
-from mergekit_darwin.ratios.rules import SPREAD_WARNING, Prescription
+from mergekit_darwin.ratios.rules import Prescription, spread_of
 
 _NUMBERS = (
     ("static F", "static_father"),
@@ -36,14 +36,14 @@ def _table(rows: list[Prescription]) -> Iterator[str]:
     used = [
         (title, key)
         for title, key in _NUMBERS
-        if any(getattr(row, key) is not None for row in rows)
+        if any(row.columns()[key] is not None for row in rows)
     ]
     width = max(len(_label(row)) for row in rows)
-    loose = [row for row in rows if row.layer is None]
+    loose = [row for row in rows if row.site.layer is None]
     yield from _section("outside the layers", loose, used, width)
     for stack in stacks:
-        inside = [row for row in rows if row.stack == stack]
-        inside.sort(key=lambda row: (row.layer or 0, row.component, row.name))
+        inside = [row for row in rows if row.site.stack == stack]
+        inside.sort(key=lambda row: (row.site.layer or 0, row.site.component, row.name))
         title = f"{stack} x {depths[stack]}"
         yield from _section(title, inside, used, width)
 
@@ -58,14 +58,15 @@ def _section(
     yield f"{'layer':>6}{'block':>6}  {'tensor':{width}}  {'part':6}{heads}  route"
     before = None
     for row in rows:
-        first = row.layer != before
-        layer = f"{row.layer}" if first and row.layer is not None else ""
+        site, columns = row.site, row.columns()
+        first = site.layer != before
+        layer = f"{site.layer}" if first and site.layer is not None else ""
         block = f"{row.block}" if first and row.block is not None else ""
-        before = row.layer
-        numbers = "".join(f"{_number(getattr(row, key)):>10}" for _, key in used)
+        before = site.layer
+        numbers = "".join(f"{_number(columns[key]):>10}" for _, key in used)
         route = "blend" if row.route == "blend" else row.route.upper()
         yield (
-            f"{layer:>6}{block:>6}  {_label(row):{width}}  {row.component:6}{numbers}"
+            f"{layer:>6}{block:>6}  {_label(row):{width}}  {site.component:6}{numbers}"
             f"  {route}"
         )
     yield ""
@@ -73,9 +74,9 @@ def _section(
 
 def _label(row: Prescription) -> str:
     """Return the name within its layer, the whole name outside any."""
-    if row.layer is None:
+    if row.site.layer is None:
         return row.name
-    return row.name.removeprefix(f"{row.stack}.{row.layer}.")
+    return row.name.removeprefix(f"{row.site.stack}.{row.site.layer}.")
 
 
 def _number(value: float | None) -> str:
@@ -88,12 +89,12 @@ def summary(rows: list[Prescription]) -> Iterator[str]:
     yield (
         f"{len(rows)} tensors: {counts['father']} Father's, {counts['mother']}"
         f" Mother's, {counts['blend']} blended; mean ratio"
-        f" {_mean(row.ratio for row in rows):.4f}"
+        f" {sum(row.ratio for row in rows) / len(rows):.4f}"
     )
-    yield from _groups("part", rows, lambda row: row.component)
-    stacks = {row.stack for row in rows if row.block is not None}
+    yield from _groups("part", rows, lambda row: row.site.component)
+    stacks = {row.site.stack for row in rows if row.block is not None}
     for stack in sorted(filter(None, stacks)):
-        inside = [row for row in rows if row.stack == stack]
+        inside = [row for row in rows if row.site.stack == stack]
         yield from _groups(f"block of {stack}", inside, lambda row: row.block)
     yield from _spread(rows)
 
@@ -113,8 +114,12 @@ def _groups(
         inside = groups[label]
         counts = _routes(inside)
         means = "".join(
-            f"{_number(_mean_of(inside, column)):>10}"
-            for column in ("mri_ratio", "genome_ratio", "ratio")
+            f"{_number(_mean(values)):>10}"
+            for values in (
+                [row.mri_ratio for row in inside],
+                [row.genome_ratio for row in inside],
+                [row.ratio for row in inside],
+            )
         )
         routes = "".join(f"{counts[route]:>10}" for route in _ROUTES)
         name = "-" if label is None else str(label)
@@ -127,15 +132,9 @@ def _order(label: Hashable) -> tuple[int, str]:
     return (_PARTS.index(str(label)) if label in _PARTS else 0, str(label))
 
 
-def _mean_of(rows: list[Prescription], column: str) -> float | None:
-    values = [getattr(row, column) for row in rows]
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return _mean(known) if known else None
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
+    return sum(known) / len(known) if known else None
 
 
 def _routes(rows: list[Prescription]) -> dict[str, int]:
@@ -143,20 +142,18 @@ def _routes(rows: list[Prescription]) -> dict[str, int]:
 
 
 def _spread(rows: list[Prescription]) -> Iterator[str]:
-    found = sorted(row.mri_ratio for row in rows if row.mri_ratio is not None)
+    spread = spread_of(rows)
     yield ""
-    if not found:
+    if spread is None:
         yield "mri_ratio: none; every ratio is explicit, the genes', or one model's"
         return
-    spread = found[-1] - found[0]
+    found = sorted(row.mri_ratio for row in rows if row.mri_ratio is not None)
     edge = len(found) // 20
     middle = found[edge : len(found) - edge]
     yield (
-        f"mri_ratio lies in [{found[0]:.4f}, {found[-1]:.4f}], a spread of"
-        f" {spread:.4f}; nine tenths of them in [{middle[0]:.4f}, {middle[-1]:.4f}]"
+        f"mri_ratio lies in [{spread.least:.4f}, {spread.most:.4f}], a spread of"
+        f" {spread.width:.4f}; nine tenths of them in [{middle[0]:.4f},"
+        f" {middle[-1]:.4f}]"
     )
-    if spread < SPREAD_WARNING:
-        yield (
-            f"  below {SPREAD_WARNING}: to this scan the parents are nearly the same,"
-            " and mri_trust has little to say"
-        )
+    if spread.warning:
+        yield f"  {spread.warning}"

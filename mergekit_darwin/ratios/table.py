@@ -7,19 +7,16 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.ratios.rules import Prescription
-
-COLUMNS = tuple(field.name for field in fields(Prescription))
+from mergekit_darwin.ratios.rules import COLUMNS, Prescription
 
 
 def table_json(rows: Iterable[Prescription]) -> str:
     """Return the rows as JSON text: a list of objects with the columns' names."""
-    return json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False) + "\n"
+    return json.dumps([row.columns() for row in rows], indent=1, allow_nan=False) + "\n"
 
 
 def table_csv(rows: Iterable[Prescription]) -> str:
@@ -27,8 +24,7 @@ def table_csv(rows: Iterable[Prescription]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow({key: value for key, value in asdict(row).items()})
+    writer.writerows(row.columns() for row in rows)
     return text.getvalue()
 
 

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +266,7 @@ def test_json_and_csv_hold_the_same_rows(trio: dict[str, str], tmp_path: Path) -
     for found, row in zip(objects, rows, strict=True):
         assert {k: "" if v is None else str(v) for k, v in found.items()} == row
     assert [tuple(found.values()) for found in objects] == [
-        astuple(row) for row in table_of(path)
+        tuple(row.columns().values()) for row in table_of(path)
     ]
 
 
@@ -303,7 +302,7 @@ def test_the_formulas_of_an_explanation_add_up(
     path = save(darwin(trio, **PUBLISHED, mds=mds, mri=mri), tmp_path / "darwin.yml")
     text = printed(path, "--explain", "layers.1.self_attn.q_proj")
     sums = [line for line in text.splitlines() if _is_sum(line)]
-    assert len(sums) >= {"published": 6, "relative": 6, "attribution": 4}[mri]
+    assert len(sums) >= {"published": 6, "relative": 5, "attribution": 4}[mri]
     for line in sums:
         left, right = line.split(":")[-1].rsplit(" = ", 1)
         assert eval(left.split(" = ")[-1], {"min": min}) == pytest.approx(
@@ -359,7 +358,7 @@ def test_the_summary_counts_routes_and_means(
         f"{len(rows)} tensors: {fathers} Father's, {mothers} Mother's,"
         f" {blends} blended" in text
     )
-    ffn = [row for row in rows if row.component == "ffn"]
+    ffn = [row for row in rows if row.site.component == "ffn"]
     mean = f"{np.mean([row.ratio for row in ffn]):.5f}"
     assert re.search(rf"^  ffn +{len(ffn)} .* {mean} +0 +0 +{len(ffn)}$", text, re.M)
     assert all(f" {row.ratio:.5f}  " in text for row in rows)
@@ -390,7 +389,7 @@ def test_the_picture_holds_the_mean_ratio_of_every_cell(
             inside = [
                 row.ratio
                 for row in rows
-                if (row.layer, row.component) == (layer, component)
+                if (row.site.layer, row.site.component) == (layer, component)
             ]
             assert image[place, layer] == pytest.approx(np.mean(inside))
     marks = [text.get_text() for text in (*layers.texts, *loose.texts)]

@@ -18,7 +18,8 @@ from mergekit_darwin.evolve.fitness import (  # noqa: E402
     standard_error,
 )
 from mergekit_darwin.evolve.workers import Bench, Job, Worker  # noqa: E402
-from mergekit_darwin.merge.recipe import Recipe, genome_yaml  # noqa: E402
+from mergekit_darwin.merge.roles import Roles  # noqa: E402
+from mergekit_darwin.merge.yaml import Common, genome_yaml  # noqa: E402
 from mergekit_darwin.ratios.genome import make_genome  # noqa: E402
 from tests import evolving  # noqa: E402
 
@@ -134,13 +135,12 @@ def test_score_is_the_accuracy_computed_by_hand(family):
 
 def test_in_memory_gives_the_same_scores_as_the_disk(family):
     config = make_config(evolving.content(family, dtype="bfloat16"))
-    recipe = Recipe(
-        config.father, config.mother, config.base_model, head={"dtype": "bfloat16"}
-    )
+    roles = Roles(config.base_model, config.father, config.mother)
+    common = Common(roles, head={"dtype": "bfloat16"})
     disk = Worker(Bench(config, str(family / "scratch")))
     memory = Worker(Bench(config, str(family / "scratch"), in_memory=True), disk.exams)
     for lam in (0.7, 1.6):
-        text = genome_yaml(recipe, make_genome({"lambda": lam}))
+        text = genome_yaml(common, make_genome({"lambda": lam}))
         job = Job(1, "child", "search", recipe=text)
         left, right = disk.measure(job), memory.measure(job)
         assert left.error is None and right.error is None
@@ -155,13 +155,9 @@ def test_in_memory_holds_the_very_weights_of_the_disk(family, tmp_path):
 
     from mergekit_darwin.merge.into import merge_into, merge_to, output_config
 
-    recipe = Recipe(
-        str(family / "father"),
-        str(family / "mother"),
-        str(family / "base"),
-        head={"dtype": "bfloat16"},
-    )
-    text = genome_yaml(recipe, make_genome({"attn_ratio": 0.2}))
+    models = [str(family / name) for name in ("base", "father", "mother")]
+    common = Common(Roles(*models), head={"dtype": "bfloat16"})
+    text = genome_yaml(common, make_genome({"attn_ratio": 0.2}))
     options = MergeOptions(quiet=True)
     merge_to(text, tmp_path / "out", options)
     stored = transformers.AutoModelForCausalLM.from_pretrained(

@@ -14,15 +14,15 @@ from safetensors.torch import load_file, save_file
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.merge.fit import (
     Finding,
-    Header,
     Layout,
     Model,
-    Run,
+    Setup,
     check_fit,
     is_tied,
     renamed_prefix,
 )
-from mergekit_darwin.merge.fit.models import fit_of
+from mergekit_darwin.merge.headers import fit_of
+from mergekit_darwin.models.checkpoint import TensorHeader
 from tests.merging import darwin, merge
 from tests.tiny import nudged, tiny_gemma4, tiny_llama, tiny_qwen3
 
@@ -41,11 +41,16 @@ def model(
     """Return a model of SMALL's tensors, some changed or (None) left out."""
     shapes = {**SMALL, **changes}
     headers = {
-        name: Header(dtype, shape)
+        name: TensorHeader(name, dtype, shape)
         for name, shape in shapes.items()
         if shape is not None
     }
-    return Model(role, f"./{role.lower()}", headers)
+    return Model(role, headers)
+
+
+def header(shape: tuple[int, ...]) -> TensorHeader:
+    """Return a header of this shape."""
+    return TensorHeader("any", "bfloat16", shape)
 
 
 def lines(found: Iterable[Finding]) -> list[str]:
@@ -55,30 +60,30 @@ def lines(found: Iterable[Finding]) -> list[str]:
 
 def stops(found: Iterable[Finding]) -> set[str]:
     """Return the subjects of what stops the merge."""
-    return {row.subject for row in found if row.severity == "stops"}
+    return {row.rule for row in found if row.severity == "stops"}
 
 
 def test_siblings_fit_in_one_line() -> None:
-    found = check_fit(model("Father"), model("Mother"), model("base"))
+    found = check_fit([model("Father"), model("Mother"), model("base")])
     assert lines(found) == [
         "ok    tensors: 5 in the child, 5 of them in all 3 models; layers: layers x 2"
     ]
 
 
 def test_a_tensor_one_parent_lacks_is_the_others() -> None:
-    found = check_fit(model("Father"), model("Mother", **{"norm.weight": None}))
+    found = check_fit([model("Father"), model("Mother", **{"norm.weight": None})])
     assert lines(found)[0] == (
         "note  missing: 1 tensor not in the Mother: 'norm.weight'"
         " -> the child gets the Father's, bit for bit"
     )
-    found = check_fit(model("Father", **{"norm.weight": None}), model("Mother"))
+    found = check_fit([model("Father", **{"norm.weight": None}), model("Mother")])
     assert "1 tensor not in the Father" in lines(found)[0]
     assert "the child gets the Mother's" in lines(found)[0]
 
 
 def test_a_tensor_the_base_lacks_has_the_father_as_its_base() -> None:
     base = model("base", **{"norm.weight": None})
-    found = check_fit(model("Father"), model("Mother"), base)
+    found = check_fit([model("Father"), model("Mother"), base])
     assert (
         "not in the base: 'norm.weight' -> the Father is their base" in lines(found)[0]
     )
@@ -93,7 +98,7 @@ def test_what_mergekit_requires_stops_and_what_it_ignores_is_named() -> None:
         lacks={"Father": frozenset(), "Mother": frozenset({"extra.bias"})},
         read={"Father": frozenset(SMALL), "Mother": frozenset(SMALL)},
     )
-    first, second, *_ = lines(check_fit(father, mother, layout=layout))
+    first, second, *_ = lines(check_fit([father, mother], layout))
     assert first.startswith("stops missing: 1 tensor not in the Mother: 'extra.bias'")
     assert "mergekit requires them" in first
     assert second.startswith("note  extra: 1 tensor of the Mother beyond what")
@@ -101,7 +106,7 @@ def test_what_mergekit_requires_stops_and_what_it_ignores_is_named() -> None:
 
 def test_depths_stop_with_one_line_and_no_list_of_the_missing() -> None:
     deeper = {f"layers.{i}.q_proj.weight": (4, 4) for i in range(2, 9)}
-    found = check_fit(model("Father"), model("Mother", **deeper))
+    found = check_fit([model("Father"), model("Mother", **deeper)])
     assert lines(found) == [
         "stops depth: layers has 2 layers in the Father, 9 in the Mother -> cut the"
         " deeper one with slices in a merge before"
@@ -111,33 +116,33 @@ def test_depths_stop_with_one_line_and_no_list_of_the_missing() -> None:
 def test_vocabularies_stop_unless_a_tokenizer_is_set() -> None:
     sizes = {"embed_tokens.weight": (12, 4), "lm_head.weight": (12, 4)}
     mother = model("Mother", **sizes)
-    (line,) = lines(check_fit(model("Father"), mother))
+    (line,) = lines(check_fit([model("Father"), mother]))
     assert line.startswith(
         "stops vocabulary: 10 tokens in the Father, 12 in the Mother"
     )
     assert line.endswith("add  tokenizer: {source: base}  to align the rows")
-    found = check_fit(model("Father"), mother, run=Run(resizes=True))
-    assert stops(found) == set() and found[0].subject == "vocabulary"
+    found = check_fit([model("Father"), mother], setup=Setup(resizes=True))
+    assert stops(found) == set() and found[0].rule == "vocabulary"
 
 
 def test_other_shapes_stop_even_with_a_tokenizer() -> None:
     mother = model("Mother", **{"layers.1.q_proj.weight": (8, 4)})
-    found = check_fit(model("Father"), mother, run=Run(resizes=True))
+    found = check_fit([model("Father"), mother], setup=Setup(resizes=True))
     assert stops(found) == {"shape"}
     assert "is [4, 4] in the Father, [8, 4] in the Mother" in found[0].line()
 
 
 def test_types_that_differ_are_promoted_and_float8_stops() -> None:
-    found = check_fit(model("Father"), model("Mother", "float32"))
+    found = check_fit([model("Father"), model("Mother", "float32")])
     assert found[0].line() == (
         "note  dtype: the Father bfloat16, the Mother float32 -> tensors that differ"
         " are promoted to the wider type"
     )
     found = check_fit(
-        model("Father"), model("Mother", "float32"), run=Run(dtype="float16")
+        [model("Father"), model("Mother", "float32")], setup=Setup(dtype="float16")
     )
     assert found[0].effect == "all are read as float16 (dtype)"
-    assert stops(check_fit(model("Father"), model("Mother", "float8_e4m3fn"))) == {
+    assert stops(check_fit([model("Father"), model("Mother", "float8_e4m3fn")])) == {
         "dtype"
     }
 
@@ -157,8 +162,8 @@ def test_a_tied_head_against_a_free_one_says_what_becomes_of_it(
         role: model(role, **({"lm_head.weight": None} if role == tied else {}))
         for role in ("Father", "Mother")
     }
-    found = check_fit(*models.values(), run=Run(config_of=config_of))
-    (head,) = (row for row in found if row.subject == "head")
+    found = check_fit([*models.values()], setup=Setup(config_of=config_of))
+    (head,) = (row for row in found if row.rule == "head")
     assert f"the {tied} ties its LM head" in head.found and effect in head.effect
 
 
@@ -169,12 +174,12 @@ def test_whether_a_head_is_tied_is_the_configs_word_before_the_names() -> None:
         {"tie_word_embeddings": True},
         {"text_config": {"tie_word_embeddings": True}},
     ):
-        assert is_tied(Model(free.role, free.name, free.headers, config))
+        assert is_tied(Model(free.role, free.headers, config))
 
 
 def test_names_with_nothing_in_common_stop() -> None:
-    mother = Model("Mother", "m", {"h.0.c_attn.weight": Header("bfloat16", (12, 4))})
-    found = check_fit(model("Father"), mother)
+    mother = Model("Mother", {"h.0.c_attn.weight": header((12, 4))})
+    found = check_fit([model("Father"), mother])
     assert stops(found) == {"names"} and "'h.0.c_attn.weight' in the Mother" in str(
         found
     )
@@ -182,9 +187,9 @@ def test_names_with_nothing_in_common_stop() -> None:
 
 @pytest.mark.parametrize("prefix", ["model.", "model.language_model.", "text."])
 def test_a_renamed_prefix_is_found_among_other_differences(prefix: str) -> None:
-    left = {f"model.{name}": Header("bfloat16", shape) for name, shape in SMALL.items()}
+    left = {f"model.{name}": header(shape) for name, shape in SMALL.items()}
     right = {name.replace("model.", prefix, 1): row for name, row in left.items()}
-    right["tower.layers.0.q_proj.weight"] = Header("bfloat16", (4, 4))
+    right["tower.layers.0.q_proj.weight"] = header((4, 4))
     if prefix == "model.":
         assert renamed_prefix(left, right) is None
         return
@@ -194,15 +199,15 @@ def test_a_renamed_prefix_is_found_among_other_differences(prefix: str) -> None:
 
 
 def test_tensors_of_other_shape_are_no_renaming() -> None:
-    left = {"a.layers.0.q.weight": Header("bfloat16", (4, 4))}
-    right = {"b.layers.0.q.weight": Header("bfloat16", (8, 8))}
+    left = {"a.layers.0.q.weight": header((4, 4))}
+    right = {"b.layers.0.q.weight": header((8, 8))}
     assert renamed_prefix(left, right) is None
 
 
 def test_a_few_alike_among_many_are_no_renaming() -> None:
-    left = {f"a.layers.{i}.q.weight": Header("bfloat16", (4, 4)) for i in range(9)}
-    right = {f"c.layers.{i}.k.weight": Header("bfloat16", (4, 4)) for i in range(9)}
-    right["b.layers.0.q.weight"] = Header("bfloat16", (4, 4))
+    left = {f"a.layers.{i}.q.weight": header((4, 4)) for i in range(9)}
+    right = {f"c.layers.{i}.k.weight": header((4, 4)) for i in range(9)}
+    right["b.layers.0.q.weight"] = header((4, 4))
     assert renamed_prefix(left, right) is None
 
 

@@ -1,0 +1,20 @@
+"""How a tensor is blended at its ratio: the operators, by name."""
+
+from __future__ import annotations
+
+import torch
+
+from mergekit_darwin.kernel.dare_ties import Blend, merge_three, merge_two
+
+
+def operate(
+    base: torch.Tensor, father: torch.Tensor, mother: torch.Tensor, blend: Blend
+) -> torch.Tensor:
+    """Return the blend of two parents: a new tensor of their shape, dtype and device.
+
+    base is the Father's own tensor where there is no third model. Inputs are borrowed,
+    never changed. Raises FloatingPointError where the kernel meets NaN or Inf.
+    """
+    if base is father:
+        return merge_two(father, mother, blend)
+    return merge_three(base, father, mother, blend)

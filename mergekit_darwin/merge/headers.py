@@ -1,0 +1,129 @@
+"""The models of a configuration as the fit check sees them: configs and headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mergekit.architecture import get_architecture_info
+from mergekit.architecture.base import ConfiguredModelArchitecture
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
+
+from mergekit_darwin.errors import reason
+from mergekit_darwin.merge.fit import Finding, Layout, Model, Setup, check_fit
+from mergekit_darwin.merge.roles import Roles, roles_of
+from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint, stored_name
+
+
+def fit_of(
+    config: MergeConfiguration, options: MergeOptions | None = None
+) -> list[Finding]:
+    """Return the findings of the header-only check of a configuration's models.
+
+    config is not changed. Raises DarwinError if the roles are unclear or a model
+    cannot be opened.
+    """
+    options = options or MergeOptions()
+    rows: list[Finding] = []
+    for roles in dict.fromkeys(all_roles(config)):
+        found = _fit_of_roles(config, roles, options)
+        rows += [row for row in found if row not in rows]
+    return rows
+
+
+def all_roles(config: MergeConfiguration) -> Iterator[Roles]:
+    """Yield the roles of every list of models, as mergekit's planner will see them."""
+    modules = (config.modules or {}).values()
+    listed = [config.models, *(module.models for module in modules)]
+    for models in filter(None, listed):
+        found = [entry.model for entry in models]
+        if config.base_model is not None and config.base_model not in found:
+            found.append(config.base_model)
+        yield roles_of(found, config.base_model)
+    slices = [*(config.slices or [])]
+    for module in modules:
+        slices += module.slices or []
+    for output in slices:
+        base = output.base_model or config.base_model
+        yield roles_of([source.model for source in output.sources], base)
+
+
+def _fit_of_roles(
+    config: MergeConfiguration, roles: Roles, options: MergeOptions
+) -> list[Finding]:
+    opened = {
+        role: open_checkpoint(model, options) for role, model in roles.named().items()
+    }
+    models = [
+        Model(role, found.headers, _config(Path(found.path)))
+        for role, found in opened.items()
+    ]
+    layout, problem = None, []
+    try:
+        layout = _layout(config, opened, options)
+    except Exception as error:  # whatever mergekit says of models it cannot take
+        problem = [Finding("stops", "architecture", f"mergekit says: {reason(error)}")]
+    setup = Setup(
+        dtype=config.dtype,
+        resizes=bool(config.tokenizer or config.tokenizer_source)
+        or options.unsafe_truncate_embeddings,
+        config_of=_config_of(config, roles),
+        father_is_base=roles.third is None,
+    )
+    return problem + check_fit(models, layout, setup)
+
+
+def _config_of(config: MergeConfiguration, roles: Roles) -> str | None:
+    if config.base_model is None:
+        return None
+    return "Father" if config.base_model == roles.father else "base"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _layout(
+    config: MergeConfiguration, opened: dict[str, Checkpoint], options: MergeOptions
+) -> Layout:
+    """Return what mergekit's planner would ask of these models.
+
+    The weights are those of whole models: slices may write more layers.
+    """
+    first = config.base_model or opened["Father"].reference
+    weights = ConfiguredModelArchitecture(
+        info=get_architecture_info(config, options),
+        config=first.config(trust_remote_code=options.trust_remote_code),
+    ).all_weights()
+    sources = {
+        role: {weight.name: stored_name(weight, found) for weight in weights}
+        for role, found in opened.items()
+    }
+    absent = {
+        weight.name
+        for weight in weights
+        if weight.optional and not any(rows[weight.name] for rows in sources.values())
+    }
+    names = tuple(w.name for w in weights if w.name not in absent)
+    read = {}
+    for role, rows in sources.items():
+        used = frozenset(filter(None, rows.values()))
+        headers = frozenset(opened[role].headers)
+        # of a converted layout it cannot be told what is used
+        read[role] = used if used <= headers else headers
+    return Layout(
+        names=names,
+        required=frozenset(w.name for w in weights if not w.optional),
+        lacks={
+            role: frozenset(name for name in names if rows[name] is None)
+            for role, rows in sources.items()
+        },
+        read=read,
+    )
