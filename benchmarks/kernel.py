@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from mergekit.merge_methods import merge_tensors
 
-from mergekit_darwin.kernel.dare_ties import Blend, merge_three, merge_two
+from mergekit_darwin.kernel.dare_ties import Blend, merge_three
 from mergekit_darwin.kernel.profile import profile_tensor
 
 
@@ -70,7 +70,9 @@ def main() -> None:
             base, father, mother, mixed
         ),
         "darwin_v6 kernel, density 1": lambda: merge_three(base, father, mother, dense),
-        "darwin_v6 kernel, Father as base": lambda: merge_two(father, mother, blend),
+        "darwin_v6 kernel, Father as base": lambda: merge_three(
+            father, father, mother, blend
+        ),
         "static profile, one tensor": lambda: profile_tensor(father),
         "static profile, on one core": lambda: on_one_core(father),
         "plain copy of the same bytes": lambda: copy_bytes(trio, outs),

@@ -1,20 +1,22 @@
-"""DARE-TIES for one tensor, in cache-sized pages: knows tensors, no names, no files.
+"""DARE-TIES for one tensor: knows tensors, no names, no files.
 
 Sources: DARE, Yu et al., arXiv 2311.03099, section 3; TIES, Yadav et al., arXiv
 2306.01708, section 3.2; the mixture with the plain sum is our choice. Where the two
 papers leave a choice: kept entries are divided by the exact kept share (DARE's
 rescale, not mergekit's L1 norm); a sum of exactly zero elects plus, as in mergekit;
 agreeing deltas are added, not averaged, unless `normalize`.
+
+Every operation is rounded by itself (never `add(alpha=...)`, which may fuse), so the
+bits are the same on every device.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
+from mergekit_darwin.kernel.blend import Blend, Scalars, scalars_of
 from mergekit_darwin.kernel.masks import (
     PAGE,
     STEPS,
@@ -23,54 +25,14 @@ from mergekit_darwin.kernel.masks import (
     keep_father,
     keep_mother,
     page_keys,
-    threshold,
 )
-from mergekit_darwin.kernel.pages import over_pages
+from mergekit_darwin.kernel.pages import new_like, over_pages
 
 _SIGN = -(1 << 31)  # the sign bit of a float32, as a signed integer
 
-
-@dataclass(frozen=True)
-class Blend:
-    """How one tensor is blended; ratio, densities and weight as the genes of a genome.
-
-    seed and name choose the mask; masked False keeps every entry.
-    """
-
-    ratio: float
-    density_a: float
-    density_b: float
-    weight: float
-    lambda_: float
-    rescale: bool
-    normalize: bool
-    seed: str
-    name: str
-    masked: bool = True
-
-
-@dataclass(frozen=True)
-class _Factors:
-    """Scalars of a blend, decided once: kept steps, weights after rescaling."""
-
-    steps_a: int
-    steps_b: int
-    father: float
-    mother: float
-
-    @property
-    def hashed(self) -> bool:
-        return self.steps_a < STEPS or self.steps_b < STEPS
-
-
-def _factors(blend: Blend) -> _Factors:
-    steps_a = threshold(blend.density_a) if blend.masked else STEPS
-    steps_b = threshold(blend.density_b) if blend.masked else STEPS
-    grow_a = STEPS / steps_a if blend.rescale else 1.0
-    grow_b = STEPS / steps_b if blend.rescale else 1.0
-    return _Factors(
-        steps_a, steps_b, (1.0 - blend.ratio) * grow_a, blend.ratio * grow_b
-    )
+Key = tuple[int, int]
+Merge = Callable[[slice, Key], bool]
+Maker = Callable[[list[torch.Tensor], Scalars], Merge]
 
 
 def merge_three(
@@ -79,135 +41,89 @@ def merge_three(
     """Return base + lambda * (w * DARE-TIES + (1 - w) * plain weighted sum).
 
     Tensors are of one shape [*weight_shape], floating dtype and device, borrowed and
-    never changed. Arithmetic is float32 (float64 for float64), with one cast to the
-    inputs' dtype at the end. The result is a new tensor. Raises FloatingPointError
-    where an input or the merge of a page on the CPU has NaN or Inf.
+    never changed; the base may be the Father. Arithmetic is float32 (float64 for
+    float64), with one cast to the inputs' dtype at the end. The result is a new
+    tensor. Raises FloatingPointError where, on the CPU, a task vector or the result
+    has NaN or Inf.
     """
-    factors = _factors(blend)
-    flat = [t.detach().reshape(-1) for t in (base, father, mother)]
-    out = torch.empty_like(flat[0], memory_format=torch.contiguous_format)
-    keys = _keys(blend, out.numel()) if factors.hashed else []
+    scalars = scalars_of(blend)
+    return _merge(torch_pages, (base, father, mother), blend, scalars)
+
+
+def _merge(
+    maker: Maker, inputs: tuple[torch.Tensor, ...], blend: Blend, scalars: Scalars
+) -> torch.Tensor:
+    """Return the child, made page by page by what maker gives."""
+    child = new_like(inputs[0])
+    flat = [tensor.detach().reshape(-1) for tensor in (*inputs, child)]
+    count = child.numel()
+    keys = page_keys(blend.seed, blend.name, 0, -(-count // PAGE))
 
     def work(pages: Iterator[int]) -> None:
-        space = _Workspace(min(out.numel(), PAGE), out)
+        merge = maker(flat, scalars)
         for page in pages:
-            here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
-            start, delta_a, delta_b = space.load(*(t[here] for t in flat))
-            key = keys[page] if keys else None
-            merged = _merge_deltas(delta_a, delta_b, blend, factors, key, space)
-            torch.add(start, merged, alpha=blend.lambda_, out=merged)
-            _store(merged, out[here])
+            here = slice(page * PAGE, min((page + 1) * PAGE, count))
+            if not merge(here, keys[page]):
+                raise FloatingPointError("a page is not finite")
 
-    _over(out, work)
-    return out.reshape(base.shape)
-
-
-def _keys(blend: Blend, count: int) -> list[tuple[int, int]]:
-    return page_keys(blend.seed, blend.name, 0, -(-count // PAGE))
-
-
-def _over(out: torch.Tensor, work: Callable[[Iterator[int]], None]) -> None:
-    """Run work over the pages of out: on torch's threads, or in order on a device."""
-    pages = -(-out.numel() // PAGE)
-    if out.device.type == "cpu":
-        over_pages(pages, work)
+    if child.device.type == "cpu":
+        over_pages(len(keys), work)
     else:
-        work(iter(range(pages)))
+        work(iter(range(len(keys))))
+    return child
 
 
-def merge_two(father: torch.Tensor, mother: torch.Tensor, blend: Blend) -> torch.Tensor:
-    """Return the merge whose base is the Father: one task vector, no election.
+def torch_pages(flat: list[torch.Tensor], scalars: Scalars) -> Merge:
+    """Return what merges one page of base, Father and Mother into the child.
 
-    Equal to merge_three(father, father, mother, blend); inputs, arithmetic and result
-    are as there. density_a has nothing to act on.
+    flat are the four tensors as [numel]. The result takes a page's place and keys, and
+    returns whether both task vectors and the child are finite there (on a device it
+    does not look: each answer would have to wait).
     """
-    factors = _factors(blend)
-    flat = [t.detach().reshape(-1) for t in (father, mother)]
-    out = torch.empty_like(flat[0], memory_format=torch.contiguous_format)
-    hashed = factors.steps_b < STEPS
-    keys = _keys(blend, out.numel()) if hashed else []
-    taken = blend.lambda_ * factors.mother
-    if blend.normalize and blend.ratio > 0.0:
-        taken /= blend.ratio
-    taken *= blend.weight
-    plain = blend.lambda_ * (1.0 - blend.weight) * blend.ratio
+    *inputs, child = flat
+    space = _Workspace(min(child.numel(), PAGE), child)
+    looks = child.device.type == "cpu"
 
-    def work(pages: Iterator[int]) -> None:
-        space = _Workspace(min(out.numel(), PAGE), out)
-        for page in pages:
-            here = slice(page * PAGE, min((page + 1) * PAGE, out.numel()))
-            start, delta = space.load(flat[0][here], flat[1][here])
-            if hashed:
-                kept = space.mask_mother(keys[page], factors.steps_b, delta.numel())
-                _add_masked(start, delta, kept, taken, plain)
-                delta = start
-            else:
-                torch.add(start, delta, alpha=taken + plain, out=delta)
-            _store(delta, out[here])
+    def merge(here: slice, key: Key) -> bool:
+        start, left, right = space.load([tensor[here] for tensor in inputs])
+        if looks and not (_finite(left) and _finite(right)):
+            return False
+        merged = _merged(left, right, scalars, key, space)
+        child[here] = merged.mul_(scalars.lambda_).add_(start)
+        return not looks or _finite(child[here])
 
-    _over(out, work)
-    return out.reshape(father.shape)
+    return merge
 
 
-def _store(page: torch.Tensor, out: torch.Tensor) -> None:
-    """Cast a finished page into its place. Raises FloatingPointError if not finite."""
-    out.copy_(page)
-    _refuse_unsound(page)
+def _finite(values: torch.Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
 
 
-def _refuse_unsound(page: torch.Tensor) -> None:
-    """Raise FloatingPointError for NaN or Inf in a page.
-
-    One sum in cache finds both; on a device it would have to wait for every page, so
-    there the caller looks at whole tensors.
-    """
-    if page.device.type == "cpu" and not math.isfinite(page.sum().item()):
-        raise FloatingPointError("a page is not finite")
-
-
-def _add_masked(
-    start: torch.Tensor,
-    delta: torch.Tensor,
-    kept: torch.Tensor,
-    taken: float,
-    plain: float,
-) -> None:
-    """Add plain * delta to start, then taken * what the mask keeps of delta."""
-    if plain != 0.0:
-        start.add_(delta, alpha=plain)
-    apply_mask(delta, kept)
-    start.add_(delta, alpha=taken)
-
-
-def _merge_deltas(
-    delta_a: torch.Tensor,
-    delta_b: torch.Tensor,
-    blend: Blend,
-    factors: _Factors,
-    key: tuple[int, int] | None,
-    work: _Workspace,
+def _merged(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    scalars: Scalars,
+    key: Key,
+    space: _Workspace,
 ) -> torch.Tensor:
     """Return w * DARE-TIES + (1 - w) * plain sum of two deltas; all are overwritten."""
-    size = delta_a.numel()
-    plain = None
-    if blend.weight < 1.0:
-        plain = torch.mul(delta_a, 1.0 - blend.ratio, out=work.floats(3, size))
-        plain.add_(delta_b, alpha=blend.ratio)
-    if key is not None:
-        work.drop(delta_a, delta_b, key, factors)
-    delta_a.mul_(factors.father)
-    delta_b.mul_(factors.mother)
-    if blend.normalize:
-        merged = _elect_mean(delta_a, delta_b, blend.ratio)
+    if scalars.mix is not None:
+        plain = torch.mul(left, scalars.shares[0], out=space.floats(3, left.numel()))
+        plain += torch.mul(right, scalars.shares[1], out=space.floats(4, left.numel()))
+    if scalars.masked:
+        space.drop(left, right, key, scalars.steps)
+    left.mul_(scalars.grown[0])
+    right.mul_(scalars.grown[1])
+    if scalars.alone is None:
+        merged = _elected_sum(left, right, space.floats(4, left.numel()))
     else:
-        merged = _elect_sum(delta_a, delta_b, work.floats(4, size))
-    if plain is None:
+        merged = _elected_mean(left, right, scalars.alone)
+    if scalars.mix is None:
         return merged
-    merged.mul_(blend.weight)
-    return torch.add(merged, plain, alpha=1.0 - blend.weight, out=merged)
+    return merged.mul_(scalars.mix[0]).add_(plain.mul_(scalars.mix[1]))
 
 
-def _elect_sum(
+def _elected_sum(
     left: torch.Tensor, right: torch.Tensor, total: torch.Tensor
 ) -> torch.Tensor:
     """Return the sum of what agrees with the sign of left + right; left is overwritten.
@@ -236,15 +152,17 @@ def _with_sign_of(size: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     return size
 
 
-def _elect_mean(left: torch.Tensor, right: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Return the elected sum over the weights (1 - ratio, ratio) that took part."""
+def _elected_mean(
+    left: torch.Tensor, right: torch.Tensor, alone: tuple[float, float]
+) -> torch.Tensor:
+    """Return the elected sum over the shares that took part; two shares add up to 1."""
     total = left + right
-    elected = torch.where(total >= 0, 1.0, -1.0)
-    from_left = (left.sign() == elected).to(left.dtype)
-    from_right = (right.sign() == elected).to(left.dtype)
-    weights = from_left * (1.0 - ratio) + from_right * ratio
-    weights[weights == 0] = 1.0
-    return (left * from_left + right * from_right) / weights
+    plus = total >= 0
+    from_left = torch.where(plus, left > 0, left < 0)
+    from_right = torch.where(plus, right > 0, right < 0)
+    mean = torch.where(from_left, left * alone[0], right * alone[1])
+    mean = torch.where(from_left & from_right, total, mean)
+    return torch.where(from_left | from_right, mean, 0.0)
 
 
 class _Workspace:
@@ -252,54 +170,34 @@ class _Workspace:
 
     def __init__(self, size: int, like: torch.Tensor):
         double = like.dtype == torch.float64
-        self.dtype = torch.float64 if double else torch.float32
-        self._float = [
-            torch.empty(size, dtype=self.dtype, device=like.device) for _ in range(5)
-        ]
+        dtype = torch.float64 if double else torch.float32
+        place = like.device
+        self._float = [torch.empty(size, dtype=dtype, device=place) for _ in range(5)]
         self._int = [
-            torch.empty(size, dtype=torch.int32, device=like.device) for _ in range(2)
+            torch.empty(size, dtype=torch.int32, device=place) for _ in range(2)
         ]
 
     def floats(self, index: int, size: int) -> torch.Tensor:
         return self._float[index][:size]
 
-    def load(self, *pieces: torch.Tensor) -> list[torch.Tensor]:
-        """Return [start, delta, ...]: the first piece, the others minus it.
-
-        The deltas must be finite: a mask could drop, and so hide, what is not.
-        """
+    def load(self, pieces: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return [start, delta, ...]: the first piece, the others minus it."""
         size = pieces[0].numel()
         loaded = [self.floats(i, size).copy_(piece) for i, piece in enumerate(pieces)]
         for delta in loaded[1:]:
-            _refuse_unsound(delta.sub_(loaded[0]))
+            delta.sub_(loaded[0])
         return loaded
 
     def drop(
-        self,
-        delta_a: torch.Tensor,
-        delta_b: torch.Tensor,
-        key: tuple[int, int],
-        factors: _Factors,
+        self, left: torch.Tensor, right: torch.Tensor, key: Key, steps: tuple[int, int]
     ) -> None:
         """Zero what the masks of a page drop from both deltas."""
-        hashes, kept = self._hashed(key, delta_a.numel())
-        if factors.steps_a < STEPS:
-            keep_father(hashes, factors.steps_a, kept)
-            apply_mask(delta_a, kept)
-        if factors.steps_b < STEPS:
-            keep_mother(hashes, factors.steps_b, kept)
-            apply_mask(delta_b, kept)
-
-    def mask_mother(self, key: tuple[int, int], steps: int, size: int) -> torch.Tensor:
-        """Return the Mother's mask of a page, -1 kept and 0 dropped, int32."""
-        hashes, kept = self._hashed(key, size)
-        keep_mother(hashes, steps, kept)
-        return kept
-
-    def _hashed(
-        self, key: tuple[int, int], size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the hashes of a page and a buffer for a mask, int32 [size]."""
-        hashes, scratch = self._int[0][:size], self._int[1][:size]
-        hash_page(key, hashes, scratch)
-        return hashes, scratch
+        hashes, kept = (ints[: left.numel()] for ints in self._int)
+        hash_page(key, hashes, kept)
+        for delta, keep, count in (
+            (left, keep_father, steps[0]),
+            (right, keep_mother, steps[1]),
+        ):
+            if count < STEPS:
+                keep(hashes, count, kept)
+                apply_mask(delta, kept)

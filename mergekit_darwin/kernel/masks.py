@@ -21,8 +21,8 @@ import torch
 
 PAGE = 1 << 18
 STEPS = 65536
-_MULTIPLIER = 0x2C1B3C6D
-_HALF = 1 << 15
+MULTIPLIER = 0x2C1B3C6D
+HALF = 1 << 15
 
 
 @lru_cache(maxsize=8)
@@ -62,7 +62,7 @@ def hash_page(keys: tuple[int, int], out: torch.Tensor, scratch: torch.Tensor) -
     offsets = scrambled_offsets(out.device)[: out.shape[-1]]
     torch.add(_key(keys[1], out.device), offsets, alpha=keys[0], out=out)
     torch.bitwise_right_shift(out, 15, out=scratch)
-    out.bitwise_xor_(scratch).mul_(_MULTIPLIER)
+    out.bitwise_xor_(scratch).mul_(MULTIPLIER)
 
 
 def threshold(density: float) -> int:
@@ -76,14 +76,14 @@ def keep_father(hashes: torch.Tensor, steps: int, out: torch.Tensor) -> None:
     The upper 16 bits, read as signed and offset, are below steps exactly where the
     whole word is below (steps - 32768) * 65536. steps is in [1, 65535].
     """
-    torch.ge(hashes, (steps - _HALF) << 16, out=out)
+    torch.ge(hashes, (steps - HALF) << 16, out=out)
     out.sub_(1)
 
 
 def keep_mother(hashes: torch.Tensor, steps: int, out: torch.Tensor) -> None:
     """Write -1 where the Mother's entry is kept, else 0 (the lower 16 bits)."""
     torch.bitwise_left_shift(hashes, 16, out=out)
-    torch.ge(out, (steps - _HALF) << 16, out=out)
+    torch.ge(out, (steps - HALF) << 16, out=out)
     out.sub_(1)
 
 
@@ -92,4 +92,4 @@ def apply_mask(values: torch.Tensor, kept: torch.Tensor) -> None:
     if values.dtype == torch.float32:
         values.view(torch.int32).bitwise_and_(kept)
     else:
-        values.mul_(kept.neg())
+        values.view(torch.int64).bitwise_and_(kept.to(torch.int64))

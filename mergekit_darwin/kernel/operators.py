@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mergekit_darwin.kernel.dare_ties import Blend, merge_three, merge_two
+from mergekit_darwin.kernel.dare_ties import Blend, merge_three
 
 
 def operate(
@@ -15,6 +15,4 @@ def operate(
     base is the Father's own tensor where there is no third model. Inputs are borrowed,
     never changed. Raises FloatingPointError where the kernel meets NaN or Inf.
     """
-    if base is father:
-        return merge_two(father, mother, blend)
     return merge_three(base, father, mother, blend)

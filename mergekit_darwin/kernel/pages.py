@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 _BUSY = threading.Lock()
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 @lru_cache(maxsize=4)
@@ -29,6 +31,18 @@ if hasattr(os, "register_at_fork"):  # a forked child has the pool but not its t
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
+def new_like(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous tensor of the same shape, dtype and device, not yet written.
+
+    On the CPU numpy allocates it, for it asks the kernel for huge pages and torch does
+    not: the page faults of a fresh tensor cost more than merging into it.
+    """
+    if tensor.device.type != "cpu":
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    words = np.empty(tensor.shape, dtype=_WORDS[tensor.element_size()])
+    return torch.from_numpy(words).view(tensor.dtype)
+
+
 def over_pages(pages: int, work: Callable[[Iterator[int]], None]) -> None:
     """Call work with an iterator of page numbers on each of torch's threads.
 
@@ -38,14 +52,15 @@ def over_pages(pages: int, work: Callable[[Iterator[int]], None]) -> None:
     raises.
     """
     shared = iter(range(pages))
+    if pages <= 1:
+        return work(shared)
     with _BUSY:
         workers = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             calls = min(workers, pages)
             jobs = [_pool(workers).submit(work, shared) for _ in range(calls - 1)]
-            if calls:
-                work(shared)
+            work(shared)
             for job in jobs:
                 job.result()
         finally:

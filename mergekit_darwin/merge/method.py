@@ -138,12 +138,9 @@ def _sound_child(
         child = operate(base, father, mother, blend)
     except FloatingPointError:
         blame(row.name, inputs)
-    on_host = child.device.type == "cpu"
-    if not on_host:  # a mask may hide what is not finite
-        for tensor in inputs.values():
+    if child.device.type != "cpu":  # else the kernel has looked: a mask may hide what is not finite
+        for tensor in (*inputs.values(), child):
             check_finite(row.name, tensor, inputs)
-    if not on_host or child.dtype == torch.float16:
-        check_finite(row.name, child, inputs)  # else the kernel has looked, in float32
     return child
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mergekit.merge_methods import merge_tensors
 
-from mergekit_darwin.kernel.dare_ties import Blend, merge_three, merge_two
+from mergekit_darwin.kernel.dare_ties import Blend, merge_three
 from mergekit_darwin.kernel.masks import PAGE
 
 PLAIN = Blend(
@@ -63,7 +63,7 @@ def test_weight_zero_is_the_interpolation_of_the_parents() -> None:
     expected = 0.6 * father.double() + 0.4 * mother.double()
     for merged in (
         merge_three(base, father, mother, blend),
-        merge_two(father, mother, blend),
+        merge_three(father, father, mother, blend),
     ):
         assert torch.allclose(merged.double(), expected, rtol=0, atol=1e-8)
 
@@ -93,13 +93,13 @@ def test_at_density_one_it_equals_mergekit(
     assert torch.allclose(ours, theirs, rtol=0, atol=TWO_ULP)
 
 
-def test_father_as_base_equals_three_with_the_father_twice() -> None:
+def test_with_the_father_as_base_his_density_has_nothing_to_act_on() -> None:
     _, father, mother = parents(513, 300)
     for blend in (PLAIN, SPARSE, replace(SPARSE, weight=0.3, lambda_=1.5)):
-        two = merge_two(father, mother, blend)
-        three = merge_three(father, father, mother, blend)
-        assert torch.allclose(two, three, rtol=0, atol=TWO_ULP)
-        assert not torch.equal(two, father)
+        merged = merge_three(father, father, mother, blend)
+        other = replace(blend, density_a=0.5)
+        assert torch.equal(merged, merge_three(father, father, mother, other))
+        assert not torch.equal(merged, father)
 
 
 def test_rescaled_masks_keep_the_expected_value() -> None:
@@ -166,13 +166,11 @@ def test_dtype_and_shape_stay_and_inputs_are_not_touched(dtype: torch.dtype) -> 
     child = merge_three(*trio, SPARSE)
     assert (child.dtype, child.shape) == (dtype, trio[0].shape)
     assert all(torch.equal(a, b) for a, b in zip(trio, before, strict=True))
-    assert merge_two(*trio[1:], SPARSE).dtype == dtype
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4), (1, 1)])
 def test_odd_shapes_pass(shape: tuple[int, ...]) -> None:
     assert merge_three(*parents(*shape), SPARSE).shape == shape
-    assert merge_two(*parents(*shape)[1:], SPARSE).shape == shape
 
 
 @settings(deadline=None, max_examples=60)
