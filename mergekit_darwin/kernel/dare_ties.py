@@ -6,17 +6,20 @@ papers leave a choice: kept entries are divided by the exact kept share (DARE's
 rescale, not mergekit's L1 norm); a sum of exactly zero elects plus, as in mergekit;
 agreeing deltas are added, not averaged, unless `normalize`.
 
-Every operation is rounded by itself (never `add(alpha=...)`, which may fuse), so the
-bits are the same on every device.
+The formula stands in `fused`, as one compiled loop. Here are the same operations, one
+after the other, with torch: for other devices, and where numba is not to be had. Each
+is rounded by itself (never `add(alpha=...)`, which may fuse), so the bits are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 
 from mergekit_darwin.kernel.blend import Blend, Scalars, scalars_of
+from mergekit_darwin.kernel.compiled import LOG, WORK
 from mergekit_darwin.kernel.masks import (
     PAGE,
     STEPS,
@@ -47,7 +50,8 @@ def merge_three(
     has NaN or Inf.
     """
     scalars = scalars_of(blend)
-    return _merge(torch_pages, (base, father, mother), blend, scalars)
+    maker = maker_for(base, scalars)
+    return _merge(maker, (base, father, mother), blend, scalars)
 
 
 def _merge(
@@ -71,6 +75,56 @@ def _merge(
     else:
         work(iter(range(len(keys))))
     return child
+
+
+def maker_for(tensor: torch.Tensor, scalars: Scalars) -> Maker:
+    """Return what will merge a tensor's pages, compiled or torch's: the same bits."""
+    fused = WORK.module("fused", tensor.numel())
+    if fused is None or tensor.dtype not in fused.WORDS or tensor.device.type != "cpu":
+        return torch_pages
+    mixed, normalized = scalars.mix is not None, scalars.alone is not None
+    good = _gives_torchs_bits(fused.compiled_pages, tensor.dtype, mixed, normalized)
+    return fused.compiled_pages if good else torch_pages
+
+
+@lru_cache(maxsize=64)
+def _gives_torchs_bits(
+    maker: Maker, dtype: torch.dtype, mixed: bool, normalized: bool
+) -> bool:
+    """Return whether a compiled path gives torch's bits on a short sample.
+
+    So the bits hold whatever numba, LLVM, the processor or a file in its cache do.
+    """
+    weight = 0.7 if mixed else 1.0
+    blend = Blend(0.4, 0.9, 0.8, weight, 1.1, True, normalized, "seed", "sample")
+    inputs, scalars = _sample(dtype), scalars_of(blend)
+    expected = _merge(torch_pages, inputs, blend, scalars)
+    try:
+        found = _merge(maker, inputs, blend, scalars)
+    except Exception as error:  # whatever a compiler may meet
+        LOG.warning(
+            "numba cannot compile the merge of %s (%s); torch merges.",
+            dtype,
+            str(error).partition("\n")[0],
+        )
+        return False
+    if torch.equal(found.view(torch.uint8), expected.view(torch.uint8)):
+        return True
+    LOG.warning(
+        "What numba makes of the merge of %s differs from torch's bits on this"
+        " machine, so torch merges. Empty numba's cache folder, or report this.",
+        dtype,
+    )
+    return False
+
+
+def _sample(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Return base, Father and Mother with weights of all sizes, zeros and signs."""
+    info = torch.finfo(dtype)
+    odd = [0.0, -0.0, info.tiny, -info.tiny, info.smallest_normal / 4, 1.0, -1.0]
+    plain = torch.linspace(-0.1, 0.1, 500, dtype=torch.float64)
+    values = torch.cat([torch.tensor(odd, dtype=torch.float64), plain]).to(dtype)
+    return values, values.roll(3), values.flip(0).roll(-4)
 
 
 def torch_pages(flat: list[torch.Tensor], scalars: Scalars) -> Merge:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.kernel.compiled import WORK
 from mergekit_darwin.kernel.pages import over_pages
 
 _PATTERNS = 65536
@@ -85,43 +86,41 @@ def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
             f" got {tensor.dtype}. Dequantise the checkpoint first."
         )
     kind = torch.bfloat16 if flat.dtype == torch.float32 else flat.dtype
+    flat = flat.contiguous()
     if flat.device.type != "cpu":
-        return kind, _device_counts(flat)
+        counts = torch.zeros(_PATTERNS, dtype=torch.int64, device=flat.device)
+        for piece in flat.split(1 << 26):
+            add_counts(piece, counts)
+        return kind, counts.cpu().numpy()
     return kind, _host_counts(flat)
 
 
-def _halves(flat: torch.Tensor) -> torch.Tensor:
-    """Return the 16-bit patterns of a flat tensor, of float32 the upper ones."""
-    halves = flat.contiguous().view(torch.int16)
-    return halves[1::2] if flat.dtype == torch.float32 else halves  # little-endian
-
-
 def _host_counts(flat: torch.Tensor) -> Counts:
-    halves = _halves(flat)
+    compiled = WORK.module("counts", flat.numel())
+    add = compiled.add_counts if compiled else add_counts
     totals: list[torch.Tensor] = []
 
     def work(pages: Iterator[int]) -> None:
         total = torch.zeros(_PATTERNS, dtype=torch.int64)
-        buffer = torch.empty(min(_CHUNK, halves.numel()), dtype=torch.int32)
         for page in pages:
-            piece = halves[page * _CHUNK : (page + 1) * _CHUNK]
-            patterns = buffer[: piece.numel()].copy_(piece).bitwise_and_(0xFFFF)
-            total += torch.bincount(patterns, minlength=_PATTERNS)
+            add(flat[page * _CHUNK : (page + 1) * _CHUNK], total)
         totals.append(total)
 
-    over_pages(-(-halves.numel() // _CHUNK), work)
-    counts = np.zeros(_PATTERNS, dtype=np.int64)
-    for total in totals:  # integers: the order of the workers does not show
-        counts += total.numpy()
-    return counts
+    over_pages(-(-flat.numel() // _CHUNK), work)
+    # Integers: neither the order of the workers nor who counted shows.
+    return torch.stack(totals).sum(0).numpy()
 
 
-def _device_counts(flat: torch.Tensor) -> Counts:
-    counts = np.zeros(_PATTERNS, dtype=np.int64)
-    for piece in _halves(flat).split(1 << 26):
-        patterns = piece.to(torch.int32) & 0xFFFF
-        counts += torch.bincount(patterns, minlength=_PATTERNS).cpu().numpy()
-    return counts
+def add_counts(flat: torch.Tensor, counts: torch.Tensor) -> None:
+    """Add to counts, int64 [65536], the 16-bit patterns of a contiguous tensor.
+
+    Of float32 the upper half counts (on a little-endian machine).
+    """
+    halves = flat.view(torch.int16)
+    if flat.dtype == torch.float32:
+        halves = halves[1::2]
+    patterns = halves.to(torch.int32).bitwise_and_(0xFFFF)
+    counts += torch.bincount(patterns, minlength=_PATTERNS)
 
 
 @lru_cache(maxsize=2)
