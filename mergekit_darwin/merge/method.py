@@ -138,7 +138,7 @@ def _sound_child(
         child = operate(base, father, mother, blend)
     except FloatingPointError:
         blame(row.name, inputs)
-    if child.device.type != "cpu":  # else the kernel has looked: a mask may hide what is not finite
+    if child.device.type != "cpu":  # there the kernel has not looked, and masks hide
         for tensor in (*inputs.values(), child):
             check_finite(row.name, tensor, inputs)
     return child
