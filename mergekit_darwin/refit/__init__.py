@@ -1,0 +1,1 @@
+"""A child whose layers do what its parents' layers do, on the parents' texts."""

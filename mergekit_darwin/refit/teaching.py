@@ -1,0 +1,139 @@
+"""What a layer's maps give at the teachers, and what general text asks of the child."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergekit_darwin.refit.order import Stage, forwards, units
+from mergekit_darwin.refit.solve import Moments, product
+from mergekit_darwin.refit.streams import Group, Stream
+from mergekit_darwin.scan.decoder import Decoder, apply_layer
+
+
+@dataclass
+class Taught:
+    """One batch at its teacher: outputs [n, out] (or streams) by map, banks' inputs."""
+
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Held:
+    """General text at the child as it was: moments by stage's first map, banks' calls.
+
+    A call is the inputs of real tokens [n, in] and their experts [n, k]. tokens counts
+    all of the text's.
+    """
+
+    tokens: int = 0
+    moments: dict[str, Moments] = field(default_factory=dict)
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+
+def chosen(
+    decoder: Decoder, layer: int, stages: Sequence[Stage]
+) -> dict[str, nn.Module]:
+    """Return the modules of all maps of a layer's stages, by path."""
+    paths = {path for stage in stages for path in stage.maps}
+    return {p: m for p, m in units(decoder.layers[layer]).items() if p in paths}
+
+
+def teach(
+    group: Group, layer: int, stages: Sequence[Stage], residual: bool
+) -> list[Taught]:
+    """Move a group's teacher through a layer; return what its maps gave, by batch."""
+    modules = chosen(group.teacher, layer, stages)
+    found = []
+    for stream in group.taught:
+        noted = Taught()
+        with forwards(modules, _notes(stages, stream, noted, residual)):
+            call = stream.calls[layer]
+            stream.hidden = apply_layer(group.teacher, layer, stream.hidden, call)
+        found.append(noted)
+    return found
+
+
+def _notes(
+    stages: Sequence[Stage], stream: Stream, noted: Taught, residual: bool
+) -> Callable[[str, Any], Callable[..., Any]]:
+    scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
+    banks = {row.maps[0] for row in stages if row.bank}
+    after = [stream.rows(stream.hidden)]
+
+    def make(path: str, original: Any) -> Callable[..., Any]:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            output = original(x, *args, **kwargs)
+            real, scale = stream.rows(output), scales[path]
+            if scale is not None:
+                after[0] = after[0] + scale * real
+            if path in banks:
+                noted.inputs[path] = stream.rows(x)
+            else:
+                aims = residual and scale is not None
+                noted.outputs[path] = after[0] if aims else real
+            return output
+
+        return forward
+
+    return make
+
+
+def hold(
+    child: Decoder, layer: int, stages: Sequence[Stage], streams: Sequence[Stream]
+) -> Held:
+    """Move general text through a layer of the child as it is; return its moments."""
+    firsts = {stage.maps[0] for stage in stages}
+    modules = {p: m for p, m in chosen(child, layer, stages).items() if p in firsts}
+    banks = {stage.maps[0] for stage in stages if stage.bank}
+    held = Held()
+    for stream in streams:
+        held.tokens += int(stream.batch.real.sum())
+        with forwards(modules, _sums(modules, banks, stream, held)):
+            call = stream.calls[layer]
+            stream.hidden = apply_layer(child, layer, stream.hidden, call)
+    return held
+
+
+def _sums(
+    modules: dict[str, nn.Module], banks: set[str], stream: Stream, held: Held
+) -> Callable[[str, Any], Callable[..., Any]]:
+    def make(path: str, original: Any) -> Callable[..., Any]:
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            real = stream.rows(x)
+            if path in banks:
+                index = stream.rows(index_of(args, kwargs))
+                held.calls.setdefault(path, []).append((real, index))
+            else:
+                real = augmented(real, modules[path])
+                found = product(real, real)
+                if path in held.moments:
+                    found += held.moments[path].xx
+                held.moments[path] = Moments(found)
+            return original(x, *args, **kwargs)
+
+        return forward
+
+    return make
+
+
+def index_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the experts [B * T, k] with which a bank was called after its input."""
+    found = [x for x in (*args, *kwargs.values()) if _is_index(x)]
+    return found[0]
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point()
+
+
+def augmented(x: Tensor, module: nn.Module) -> Tensor:
+    """Return inputs with a column of ones where the map has a bias."""
+    if getattr(module, "bias", None) is None:
+        return x
+    return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
