@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mergekit_darwin.api import ratio_table as ratio_table
     from mergekit_darwin.api import read_genome as read_genome
     from mergekit_darwin.api import read_report as read_report
+    from mergekit_darwin.api import refit_child as refit_child
     from mergekit_darwin.api import register as register
     from mergekit_darwin.api import scan_parents as scan_parents
     from mergekit_darwin.errors import DarwinError as DarwinError
@@ -35,6 +36,7 @@ _HOMES = dict.fromkeys(
         "ratio_table",
         "read_genome",
         "read_report",
+        "refit_child",
         "register",
         "scan_parents",
     ),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mergekit_darwin.health.report import Health
     from mergekit_darwin.ratios.genome import Genome
     from mergekit_darwin.ratios.rules import Prescription
+    from mergekit_darwin.refit.report import RefitReport
     from mergekit_darwin.scan.probes import Probe
     from mergekit_darwin.scan.report import Report
 
@@ -147,6 +148,52 @@ def check_health(
         probes=_probes(probes),
         progress=progress,
     )
+
+
+def refit_child(
+    child: str,
+    father: str,
+    mother: str,
+    base: str | None = None,
+    *,
+    out: PathLike,
+    probes: PathLike | Sequence[Probe] | None = None,
+    father_probes: Sequence[str] = (),
+    mother_probes: Sequence[str] = (),
+    keep_texts: PathLike | None = None,
+    items: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> RefitReport:
+    """Solve a merged child's maps anew, so that its layers do what its parents' do.
+
+    child: a merge of father and mother by any tool; the refitted one is written into
+    the new folder out. probes: texts of the parents' skills; one that no parent is
+    named for is fitted to the parent whose loss on it is lower. keep_texts: general
+    texts on which the child stays as it is, by default those of the package. items: at
+    most so many of a probe. options are those of refit.options.RefitOptions (ridge,
+    keep_weight, targets, ...) and of Running. Raises DarwinError, leaving nothing.
+    """
+    from mergekit_darwin.refit.options import refit_options
+    from mergekit_darwin.refit.run import refit
+    from mergekit_darwin.refit.texts import TextChoice
+    from mergekit_darwin.talk import bar
+
+    models = {"child": child, "father": father, "mother": mother}
+    choice = TextChoice(
+        tuple(_probes(probes)),
+        {"father": father_probes, "mother": mother_probes},
+        None if keep_texts is None else Path(keep_texts),
+        items,
+    )
+    with bar("layers", progress) as advance:
+        return refit(
+            models | ({"base": base} if base else {}),
+            Path(out),
+            choice,
+            refit_options(options),
+            advance,
+        )
 
 
 def breed(config: PathLike, folder: PathLike, **options: Any) -> Finished:
