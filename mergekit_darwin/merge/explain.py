@@ -176,16 +176,12 @@ def _route(tensor: Planned, row: Prescription) -> Lines:
     if row.route != "blend" or row.genome_ratio is None:
         yield f"  {row.route}: the {row.route.capitalize()}'s tensor, bit for bit"
         return
-    weight = settings.genome["merge_method_weight"]
-    yield (
-        f"  blend: Father {_number(1.0 - row.ratio)} + Mother {_number(row.ratio)},"
-        f" lambda {settings.genome['lambda']:g}"
-    )
-    yield (
-        f"  {_number(weight)} of it DARE-TIES, {_number(1.0 - weight)} the plain"
-        " weighted sum"
-    )
-    yield from _masks(tensor)
+    acting = settings.acting
+    yield f"  blend: Father {_number(1.0 - row.ratio)} + Mother {_number(row.ratio)}"
+    for name, value in acting.items():
+        yield f"  {name} {value:g}" if isinstance(value, float) else f"  {name} {value}"
+    if "density_a" in acting:
+        yield from _masks(tensor)
 
 
 def _masks(tensor: Planned) -> Lines:

@@ -133,9 +133,9 @@ def _sound_child(
         return child
     father, mother, base = inputs.values()
     masked = father.ndim >= 2  # a dropped tenth of a norm is damage (our choice)
-    blend = settings.blend(row.name, row.ratio, masked=masked)
+    operation = settings.operation(row.name, row.ratio, masked=masked)
     try:
-        child = operate(base, father, mother, blend)
+        child = operate(base, father, mother, operation)
     except FloatingPointError:
         blame(row.name, inputs)
     if child.device.type != "cpu":  # there the kernel has not looked, and masks hide

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, nearest
-from mergekit_darwin.kernel.dare_ties import Blend
+from mergekit_darwin.kernel.operators import Blend, Operation
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.genome import (
     DEFAULT_BLOCKS,
@@ -213,9 +213,28 @@ class MergeSettings(WholeMerge):
         """Where transplants begin."""
         return Routing(self.transplant_low, self.transplant_high)
 
-    def blend(self, name: str, ratio: float, *, masked: bool) -> Blend:
+    @property
+    def acting(self) -> dict[str, float | bool]:
+        """What acts on a blend besides its ratio, by parameter."""
+        genes = ("density_a", "density_b", "merge_method_weight", "lambda")
+        switches = {"rescale": self.rescale, "normalize": self.normalize}
+        return {name: self.genome[name] for name in genes} | switches
+
+    def lines(self) -> dict[str, Any]:
+        """Return the parameters of a YAML that has the genes as scalars."""
+        found: dict[str, Any] = {}
+        if self.mds is not None:
+            found["mds"] = self.mds.path
+        if self.genome.blocks != DEFAULT_BLOCKS:
+            found["blocks"] = self.genome.blocks
+        for name in WholeMerge.model_fields:
+            if name != "mri" or self.mds is not None:
+                found[name] = getattr(self, name)
+        return found | dict(self.genome.values)
+
+    def operation(self, name: str, ratio: float, *, masked: bool) -> Operation:
         """Return how the kernel blends a tensor of this name at this ratio."""
-        return Blend(
+        blend = Blend(
             ratio=ratio,
             density_a=self.genome["density_a"],
             density_b=self.genome["density_b"],
@@ -227,6 +246,7 @@ class MergeSettings(WholeMerge):
             name=name,
             masked=masked,
         )
+        return Operation(blend)
 
 
 _FIRST = (

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from mergekit_darwin.merge.roles import Roles
-from mergekit_darwin.merge.settings import MergeSettings, WholeMerge
-from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome
+from mergekit_darwin.merge.settings import MergeSettings
+from mergekit_darwin.ratios.genome import Genome
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,8 @@ class Common:
 
 def genome_yaml(common: Common, genome: Genome) -> str:
     """Return the YAML of a darwin_v6 merge, its genes as scalars."""
-    settings = common.settings
-    parameters: dict[str, Any] = {}
-    if settings.mds is not None:
-        parameters["mds"] = settings.mds.path
-    if genome.blocks != DEFAULT_BLOCKS:
-        parameters["blocks"] = genome.blocks
-    for name in WholeMerge.model_fields:
-        if name != "mri" or settings.mds is not None:
-            parameters[name] = getattr(settings, name)
-    parameters.update(genome.values)
-    return _yaml(common, "darwin_v6", common.roles.base, parameters)
+    lines = common.settings_of(genome).lines()
+    return _yaml(common, "darwin_v6", common.roles.base, lines)
 
 
 def uniform_yamls(common: Common) -> dict[str, str]:
