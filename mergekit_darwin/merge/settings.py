@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, nearest
-from mergekit_darwin.kernel.operators import Blend, Operation
+from mergekit_darwin.kernel.operators import Blend, Operation, Operator
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.genome import (
     DEFAULT_BLOCKS,
@@ -157,6 +157,12 @@ class WholeMerge(BaseModel):
         description="divide by the weights that took part (as mergekit's TIES family)",
     )
 
+    operator: Operator = Field(
+        default="dare_ties",
+        description="how a tensor is blended at its ratio: dare_ties, slerp, linear;"
+        " the latter two blend the parents themselves and take no densities",
+    )
+
 
 class MergeSettings(WholeMerge):
     """All parameters of one tensor, resolved: mergekit's filters, files, the genome."""
@@ -201,7 +207,9 @@ class MergeSettings(WholeMerge):
         options = {name: options[name] for name in _FIRST} | added
         options["mask_seed"] = str(self.mask_seed)
         options["mds"] = self.mds.identity if self.mds else None
-        return genome_hash(self.genome, options)
+        idle = set(_ACTING) - self.acting.keys()
+        neutral = {n: g.neutral for n, g in GENES.items() if n in idle}
+        return genome_hash(self.genome.replaced(neutral), options)
 
     @property
     def seed(self) -> str:
@@ -216,9 +224,9 @@ class MergeSettings(WholeMerge):
     @property
     def acting(self) -> dict[str, float | bool]:
         """What acts on a blend besides its ratio, by parameter."""
-        genes = ("density_a", "density_b", "merge_method_weight", "lambda")
-        switches = {"rescale": self.rescale, "normalize": self.normalize}
-        return {name: self.genome[name] for name in genes} | switches
+        if self.operator != "dare_ties":
+            return {}
+        return {n: self.genome[n] if n in GENES else getattr(self, n) for n in _ACTING}
 
     def lines(self) -> dict[str, Any]:
         """Return the parameters of a YAML that has the genes as scalars."""
@@ -230,7 +238,9 @@ class MergeSettings(WholeMerge):
         for name in WholeMerge.model_fields:
             if name != "mri" or self.mds is not None:
                 found[name] = getattr(self, name)
-        return found | dict(self.genome.values)
+        idle = set(_ACTING) - self.acting.keys()
+        found |= self.genome.values
+        return {name: value for name, value in found.items() if name not in idle}
 
     def operation(self, name: str, ratio: float, *, masked: bool) -> Operation:
         """Return how the kernel blends a tensor of this name at this ratio."""
@@ -246,7 +256,7 @@ class MergeSettings(WholeMerge):
             name=name,
             masked=masked,
         )
-        return Operation(blend)
+        return Operation(blend, self.operator)
 
 
 _FIRST = (
@@ -256,6 +266,10 @@ _FIRST = (
     "transplant_high",
     "rescale",
     "normalize",
+)
+_ACTING = (
+    *("density_a", "density_b", "merge_method_weight", "lambda"),
+    *("rescale", "normalize"),
 )
 _FIELDS = MergeSettings.model_fields
 _ORDER = ("mds", "genome", "blocks", "ratio", "ratios", *WholeMerge.model_fields)
@@ -340,6 +354,17 @@ def _settle(frozen: tuple[tuple[str, Any], ...]) -> MergeSettings:
     genes = {name: given.pop(name) for name in GENES if name in given}
     genome = _genome(given.get("genome"), given.get("blocks"), genes)
     settings = MergeSettings(**{**given, "genome": genome})
+    idle = [
+        name
+        for name in _ACTING
+        if name not in settings.acting
+        and (name in genes or given.get(name, default(name)) != default(name))
+    ]
+    if idle:
+        raise DarwinError(
+            f"{', '.join(idle)} act on task vectors; operator: {settings.operator}"
+            " blends the parents themselves. Leave them out."
+        )
     low, high = settings.transplant_low, settings.transplant_high
     if low > high:
         raise DarwinError(

@@ -258,6 +258,11 @@ def test_parameters_of_one_model_are_refused(
         ("mds", "nowhere", "mergekit-darwin-scan"),
         ("genome", "nowhere.json", "cannot read"),
         ("transplant_low", 0.9, "must not exceed"),
+        ("operator", "sleerp", "Did you mean 'slerp'"),
+        ("blocks", 2.5, "blocks must be a whole number in .1, 32."),
+        ("mri", 1, "one of published"),
+        ("ratio", True, "ratio must be a number in"),
+        ("ratios", 0.5, "path of a file"),
     ],
 )
 def test_a_bad_value_is_one_clear_error(
