@@ -221,9 +221,9 @@ def item_gains(probes: list[Probe]) -> list[dict[str, np.ndarray]]:
     ]
     models = [str(FAMILY / role) for role in ("base", "father", "mother")]
     found = []
-    for gains in measure_gains(*models, single, ProbeOptions()):
+    for side in measure_gains(*models, single, ProbeOptions()):
         rows: dict[str, list[np.ndarray]] = {probe.name: [] for probe in probes}
-        for name, row in gains.items():
+        for name, row in side.gain.items():
             rows[name.split(":")[0]].append(
                 np.array([sum(row[k] for k in row if unit_of(k) == u) for u in UNITS])
             )
@@ -265,8 +265,7 @@ def readings(
     father_gain, mother_gain = gain(father.gain), gain(mother.gain)
     pair = report.pair
     static = {
-        n: share(father.tensors[n].profile().static, mother.tensors[n].profile().static)
-        for n in names
+        n: share(father.tensors[n].static, mother.tensors[n].static) for n in names
     }
     father_second, mother_second = (second_order(side, skill) for side in items)
     return {

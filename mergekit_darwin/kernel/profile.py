@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ConfigDict, Field
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.compiled import WORK
@@ -29,16 +31,19 @@ class Profile:
     entropy in [0, 1], of a histogram of 256 equal bins over [-max_abs, max_abs],
     divided by ln 256; std the population standard deviation; norm the L2 norm;
     zeros, nan, inf counts of elements. NaN and Inf take no part in the statistics.
+    The bounds are for reports, which hold finite tensors only, without nan and inf.
     """
 
-    entropy: float
-    std: float
-    norm: float
-    max_abs: float
-    zeros: int
-    numel: int
-    nan: int = 0
-    inf: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    entropy: Annotated[float, Field(ge=0.0, le=1.0 + 1e-9)]
+    std: Annotated[float, Field(ge=0.0)]
+    norm: Annotated[float, Field(ge=0.0)]
+    max_abs: Annotated[float, Field(ge=0.0)]
+    zeros: Annotated[int, Field(ge=0)]
+    numel: Annotated[int, Field(ge=0)]
+    nan: Annotated[int, Field(exclude=True, ge=0, le=0)] = 0
+    inf: Annotated[int, Field(exclude=True, ge=0, le=0)] = 0
 
     @property
     def static(self) -> float:

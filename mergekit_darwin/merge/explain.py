@@ -70,7 +70,7 @@ def _profiles(tensor: Planned) -> Profiles | None:
     report = tensor.settings.mds.report
     left = report.father.tensors.get(tensor.name)
     right = report.mother.tensors.get(tensor.name)
-    return (left.profile(), right.profile()) if left and right else None
+    return (left, right) if left and right else None
 
 
 def _place(tensor: Planned, row: Prescription) -> Lines:

@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -25,10 +26,15 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, reason, some
 from mergekit_darwin.models.config import check_config
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
+_NO_WEIGHTS = {  # as safetensors and torch name them
+    *("i8", "u8", "i16", "u16", "i32", "u32", "bool", "c64"),
+    *("int8", "uint8", "int16", "uint16", "int32", "uint32"),
+    *("complex64", "complex128", "quint8", "qint8", "qint32"),
+}
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -72,8 +78,9 @@ class Checkpoint:
     def digest(self) -> str:
         """16 hex digits over names, shapes, dtypes, sizes and a sample of every tensor.
 
-        The sample (64 bytes from the middle of each tensor; safetensors only) tells
-        siblings apart, which share names, shapes and sizes. Source: our choice.
+        The sample (64 bytes from the middle of each tensor; of other files the
+        checksums they carry, or all bytes) tells siblings apart, which share names,
+        shapes and sizes. Source: our choice.
         """
         mark = hashlib.sha256()
         for name in sorted(self.headers):
@@ -83,7 +90,25 @@ class Checkpoint:
         if self.safetensors:
             for file in sorted(Path(self.path).glob("*.safetensors")):
                 _sample_file(file, self.headers, mark)
+        else:
+            for file in sorted(Path(self.path).glob("*.bin")):
+                _sum_file(file, mark)
         return mark.hexdigest()[:16]
+
+    @property
+    def integers(self) -> list[str]:
+        """The matrices that are no numbers to mix: quantised, packed or complex.
+
+        Counters and position tables (int64) are not among them, nor are causal masks
+        of the form [1, 1, n, n].
+        """
+        return [
+            row.name
+            for row in self.headers.values()
+            if row.dtype.lower() in _NO_WEIGHTS
+            and len(row.shape) > 1
+            and not (len(row.shape) == 4 and row.shape[:2] == (1, 1))
+        ]
 
 
 def _read_header(file: Path) -> tuple[dict[str, dict], int]:
@@ -125,6 +150,22 @@ def _sample_file(
             mark.update(stream.read(min(_SAMPLE, end - begin)))
 
 
+def _sum_file(file: Path, mark: hashlib._Hash) -> None:
+    """Add what tells a pickled file from its siblings: every byte, if by checksum."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            rows = archive.infolist()
+        sums = [
+            [row.filename.split("/", 1)[-1], row.file_size, row.CRC] for row in rows
+        ]
+        if all(size == 0 or checksum != 0 for _, size, checksum in sums):
+            mark.update(json.dumps(sorted(sums)).encode())
+            return
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 24):
+            mark.update(piece)
+
+
 def parse_model(model: str | ModelReference) -> ModelReference:
     """Return mergekit's reference of a model given as path, hub name, or model+lora."""
     if isinstance(model, ModelReference):
@@ -143,12 +184,17 @@ def open_checkpoint(
     cache = LoaderCache()
     if options is not None:
         cache.setup(options)
+    if reference.lora is not None and not cache.lora_cache_dir:
+        raise DarwinError(
+            f"{reference} is a model with a LoRA, which is merged into a copy first;"
+            " --lora-merge-cache must name a folder for that copy."
+        )
     try:
         index = cache.get(reference).index
     except Exception as error:
         raise DarwinError(
             f"{reference} must be a folder with safetensors (or .bin) weights, or a"
-            f" model on the hub; it cannot be opened ({_first_line(error)})."
+            f" model on the hub; it cannot be opened ({reason(error)})."
         ) from error
     _check_shards(reference, index.tensor_paths)
     headers: dict[str, TensorHeader] = {}
@@ -176,16 +222,18 @@ def _check_shards(model: ModelReference, paths: Mapping[str, str]) -> None:
             )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _meta_tensors(folder: str, paths: Mapping[str, str]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for shard in sorted(set(paths.values())):
-        state = torch.load(os.path.join(folder, shard), map_location="meta")
-        found.update(state.get("state_dict", state))
+        file = os.path.join(folder, shard)
+        try:
+            state = torch.load(file, map_location="meta", weights_only=True)
+            found.update(state.get("state_dict", state))
+        except Exception as error:  # whatever pickle, zip and torch raise
+            raise DarwinError(
+                f"{file} must be a whole file of weights; it cannot be read"
+                f" ({reason(error)}). Download or save the model again."
+            ) from None
     return {name: found[name] for name in paths if name in found}
 
 
@@ -244,22 +292,66 @@ def model_loads(
 
 
 def is_present(load: LoadTensor) -> bool:
-    """Return whether the model has the tensor, under any name mergekit would accept."""
-    names = [load.tensor, *(load.aliases or ()), *(load.tied_names or ())]
-    index = LoaderCache().get(load.model).index
-    return any(name in index.tensor_paths for name in names)
+    """Return whether the model has the tensor: mergekit would find or convert it."""
+    cache = LoaderCache()
+    found = _source(
+        load.tensor,
+        load.aliases,
+        load.tied_names,
+        cache.get(load.model).index.tensor_paths,
+        _model_type(load.model, cache.trust_remote_code),
+    )
+    return found is not None
 
 
 def stored_name(weight: WeightInfo, model: Checkpoint) -> str | None:
     """Return the name under which mergekit loads a weight from a model, None if not.
 
-    It is one of its file's names, or where mergekit converts a layout the weight's own.
+    It is one of its file's names, or the weight's own where mergekit makes it of
+    several tensors, as with experts that are stored one by one.
     """
-    aliases = weight.aliases or ()
-    for name in (weight.name, *aliases, *(weight.tied_names or ())):
-        if name in model.headers:
-            return name
-    for name in (weight.name, *aliases):
-        if can_convert_checkpoint_keys(model.kind, model.names, name):
-            return name
+    return _source(
+        weight.name, weight.aliases, weight.tied_names, model.headers, model.kind
+    )
+
+
+def _source(
+    name: str,
+    aliases: Iterable[str] | None,
+    tied: Iterable[str] | None,
+    stored: Mapping[str, object],
+    kind: str | None,
+) -> str | None:
+    for other in (name, *(aliases or ()), *(tied or ())):
+        if other in stored:
+            return other
+    names = frozenset(stored)
+    for other in (name, *(aliases or ())):
+        if _converts(other, names, kind):
+            return other
     return None
+
+
+@lru_cache(maxsize=1 << 16)
+def _converts(name: str, names: frozenset[str], kind: str | None) -> bool:
+    """Ask mergekit about a tensor; of the layer's own files first, which is quick."""
+    layer = next((part for part in name.split(".") if part.isdigit()), None)
+    near = {other for other in names if f".{layer}." in other}
+    groups = (near, set(names))
+    return any(can_convert_checkpoint_keys(kind, group, name) for group in groups)
+
+
+@lru_cache(maxsize=64)
+def _model_type(model: ModelReference, remote: bool) -> str | None:
+    return getattr(model.config(trust_remote_code=remote), "model_type", None)
+
+
+def refuse_integers(checkpoint: Checkpoint) -> None:
+    """Raise DarwinError if a model's matrices are no floating-point numbers."""
+    if checkpoint.integers:
+        raise DarwinError(
+            f"Weights must be floating-point numbers; {checkpoint.reference} holds"
+            f" {some(checkpoint.integers, 2)} as"
+            f" {checkpoint.headers[checkpoint.integers[0]].dtype}. It is quantised or"
+            " packed: dequantise it to bfloat16 first."
+        )

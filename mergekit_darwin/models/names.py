@@ -11,21 +11,30 @@ from typing import Literal
 Component = Literal["attn", "ffn", "embed", "global"]
 
 _LAYER = re.compile(r"^(?P<stack>.+?)\.(?P<layer>\d+)\.(?P<rest>.+)$")
+_BRIDGE = re.compile(r"merger|projector|connector|altup")  # lists that are no layers
 _NORM = re.compile(r"norm|^ln(_|\d|$)|^rms")
+_BESIDE = re.compile(r"altup|laurel|per_layer_")  # streams of their own, as in Gemma 3n
+_ATTENTION = re.compile(r"^(self_)?(attn|attention)$")
 _FFN_LEAF = re.compile(
     r"^(gate_proj|up_proj|down_proj|gate_up_proj|experts?|router|fc1|fc2|fc_in"
     r"|fc_out|dense_h_to_4h|dense_4h_to_h|c_fc)$"
 )
 _MIXER = re.compile(
-    r"attn|attention|mixer|mamba|ssm|retention|recurrent|time_mix|temporal_block"
+    r"attn|attention|mixer|mamba|ssm|lstm|retention|recurrent|time_mix|temporal_block"
     r"|^(q|k|v|o|qkv)_proj$|^query_key_value$|^conv$"
 )
 _FFN = re.compile(
     r"mlp|ffn|feed_?forward|expert|router|moe|channel_mix|^w[123]$|^ff$|^dense$"
+    r"|^dense\w*dense$|^w[io](_\d)?$"
 )
-_EMBED = re.compile(
-    r"^(embed_tokens.*|wte|word_embeddings|tok_embeddings|embed_in|embed_out"
-    r"|lm_head|shared|output|embeddings)$"
+_TOKENS = re.compile(
+    r"^(embed_tokens.*|wte|(word|tok)_embeddings?|embeddings|embed_in|shared"
+    r"|lm_head|embed_out|output|output_layer|output_projection|vocab_projector"
+    r"|generator_lm_head)$"
+)
+_HEAD_PATHS = re.compile(
+    r"^(head|decoder|cls\.predictions|(cls\.predictions|lm_head)\.decoder)"
+    r"\.(weight|bias)$"
 )
 
 
@@ -49,26 +58,30 @@ def site_of(name: str) -> Site:
 
     Attention and every other token mixer (linear attention, Mamba) are `attn`; MLP,
     experts and routers `ffn`; token embeddings and LM head `embed`; norms, scalars
-    and the rest `global`. Source: our choice.
+    and the rest `global`. A numbered list is a stack if modules of modules stand in it;
+    single maps and what joins a tower to the text are not. Source: our choice, held to
+    what the models themselves say (tests/matrix/test_names.py).
     """
     match = _LAYER.match(name)
-    if match is None:
-        return Site(name, None, None, _outside(name.lower().split(".")))
+    leaf = match is not None and match["rest"] in ("weight", "bias")
+    if match is None or leaf or _BRIDGE.search(match["stack"]):
+        return Site(name, None, None, _outside(name.lower()))
     segments = match["rest"].lower().split(".")
     return Site(name, match["stack"], int(match["layer"]), _inside(segments))
 
 
-def _outside(segments: list[str]) -> Component:
-    owners = segments[:-1] or segments
-    if any(_EMBED.search(part) for part in owners[-2:]):
-        return "embed"
-    return "global"
+def _outside(name: str) -> Component:
+    *owners, leaf = name.split(".")
+    token = bool(owners) and leaf in ("weight", "bias") and _TOKENS.match(owners[-1])
+    return "embed" if token or _HEAD_PATHS.match(name) else "global"
 
 
 def _inside(segments: list[str]) -> Component:
     owner = segments[-2] if len(segments) > 1 else segments[-1]
-    if _NORM.search(owner):
+    if _NORM.search(owner) or any(_BESIDE.search(part) for part in segments):
         return "global"
+    if any(_ATTENTION.match(part) for part in segments):
+        return "attn"
     if any(_FFN_LEAF.search(part) for part in segments):
         return "ffn"
     for part in segments:

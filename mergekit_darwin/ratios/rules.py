@@ -211,8 +211,8 @@ def _published(report: Report) -> dict[str, Scores]:
         probe = None
         if site.layer is not None and site.stack == report.father.stack:
             probe = probes[site.layer] if site.layer < depth else None
-        mother = report.mother.tensors[name].profile()
-        scores[name] = published_scores(profile.profile(), mother, probe)  # type: ignore[arg-type]
+        mother = report.mother.tensors[name]
+        scores[name] = published_scores(profile, mother, probe)  # type: ignore[arg-type]
     return scores
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import OpenModel, load_on_call
+from mergekit_darwin.models.opened import OpenModel
+from mergekit_darwin.models.stream import load_on_call
+from mergekit_darwin.scan.layers import find_head, find_layers
 from mergekit_darwin.scan.probes import Encoded
 
 _MOST_LOGITS = 1 << 27  # elements of one head output, 512 MiB in float32
-_TOWERS = ("vision", "visual", "audio", "image", "speech", "encoder")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Decoder:
         return len(self.layers)
 
 
+class CannotDrive(DarwinError):
+    """The model runs, but its layers cannot be run one by one."""
+
+
 class _Stop(Exception):
     """Ends a forward pass once the layers have been seen."""
 
@@ -96,44 +101,17 @@ def make_batch(items: Sequence[Encoded], device: str) -> Batch:
     )
 
 
-def find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
-    """Return the path and list of the language model's layers.
-
-    It is the outermost list as long as the config says the text model is deep, outside
-    vision and audio towers. Raises DarwinError if there is none.
-    """
-    config: Any = model.config
-    text = config.get_text_config(decoder=True)
-    depth = getattr(text, "num_hidden_layers", None)
-    found = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    inner = [
-        row for row in found if not any(tower in row[0].lower() for tower in _TOWERS)
-    ]
-    for path, module in inner or found:
-        return path, module
-    raise DarwinError(
-        f"{name} must be a decoder with a list of {depth} layers for its probes; none"
-        f" was found in {type(model).__name__}. Scan it with --no-probes."
-    )
-
-
 def open_decoder(source: OpenModel) -> Decoder:
     """Return the decoder of an open model; its layers' convention is tried out.
 
-    Raises DarwinError if layers exchange more than hidden states, as then skipping one
-    has no meaning.
+    Raises CannotDrive, a DarwinError, if layers exchange more than hidden states.
     """
     path, modules = find_layers(source.model, source.name)
     text: Any = source.model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
     if getattr(text, "num_kv_shared_layers", 0):
-        raise DarwinError(
-            f"{source.name}: {text.num_kv_shared_layers} of its layers read keys and"
-            " values of other layers, so skipping a layer is not defined."
-            " Scan it with --no-probes."
+        raise CannotDrive(
+            f"{source.name} cannot be run layer by layer: {text.num_kv_shared_layers}"
+            " of its layers read keys and values of other layers."
         )
     if source.disk is not None:
         load_on_call(source.disk, path)
@@ -171,10 +149,10 @@ def _like(value: object, hidden: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == hidden.shape
 
 
-def _not_plain(decoder: Decoder, layer: int, why: str) -> DarwinError:
-    return DarwinError(
-        f"{decoder.source.name}: layer {layer} ({decoder.path}) must map hidden states"
-        f" to hidden states for its probes; {why}. Scan it with --no-probes."
+def _not_plain(decoder: Decoder, layer: int, why: str) -> CannotDrive:
+    return CannotDrive(
+        f"{decoder.source.name} cannot be run layer by layer: layer {layer}"
+        f" ({decoder.path}) must map hidden states to hidden states; {why}."
     )
 
 
@@ -265,12 +243,7 @@ def finish(
     hidden states are what the LM head reads, after the last norm; losses are in nats,
     float32 or wider.
     """
-    head = decoder.source.model.get_output_embeddings()  # type: ignore[operator]
-    if head is None:
-        raise DarwinError(
-            f"{decoder.source.name} must have an LM head for its probes;"
-            f" {type(decoder.source.model).__name__} has none."
-        )
+    head = find_head(decoder.source.model, decoder.source.name)
     vocabulary = head.weight.shape[0]
     states: list[Tensor] = []
     losses = []

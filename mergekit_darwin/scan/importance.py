@@ -1,38 +1,31 @@
-"""How much every layer matters to every probe: all layers from one pass.
-
-Besides the full model's hidden states, layer i is applied to those of the i variants
-that skipped an earlier layer, and its own input becomes the variant that skips it. So
-L layers cost (L + 1) / 2 forward passes of arithmetic, and each weight is read once.
-"""
+"""How much every layer matters to every probe."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.opened import OpenModel, open_model
 from mergekit_darwin.models.opened import ProbeOptions as ProbeOptions
-from mergekit_darwin.models.opened import open_model
-from mergekit_darwin.scan.decoder import (
-    Batch,
-    Call,
-    Decoder,
-    apply_layer,
-    finish,
-    make_batch,
-    open_decoder,
-    record,
-)
+from mergekit_darwin.scan.decoder import CannotDrive, Decoder, open_decoder
 from mergekit_darwin.scan.naming import layer_stack
 from mergekit_darwin.scan.probes import Encoded, Probe, encode
-from mergekit_darwin.scan.report import ProbeLoss
+from mergekit_darwin.scan.report import Passes, ProbeLoss
+from mergekit_darwin.scan.skipping import (
+    Skipped,
+    check_driving,
+    cosine_distance,
+    skip_layers,
+)
+from mergekit_darwin.scan.whole import Whole, open_whole, reading_of, run_whole
+from mergekit_darwin.talk import Progress
 
-Progress = Callable[[int, int], None]  # done, total
-_MOST_STREAMS = 1 << 30  # elements of hidden states held at once, 4 GiB in float32
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,19 +37,15 @@ class Importance:
     hidden states (after the last norm) of the full model and of the model without the
     layer, mean over an item's tokens (prompt and completion, special tokens in front
     left out), then over items. loss is the completions' mean loss in nats a token,
-    mean over an item's completion, then over items.
+    mean over an item's completion, then over items. passes says how it was measured:
+    layer by layer, or in whole passes, each with one layer skipped.
     """
 
     stack: str
     layers: int
     distances: dict[str, list[float]]
     loss: dict[str, ProbeLoss]
-
-
-@dataclass(frozen=True)
-class _ItemResult:
-    distances: tuple[float, ...]  # [L]
-    losses: tuple[float, ...]  # [1 + L]: full, then each layer skipped
+    passes: Passes = field(default="layers")
 
 
 def measure_importance(
@@ -67,27 +56,87 @@ def measure_importance(
 ) -> Importance:
     """Return the importance of every layer of a model for every probe.
 
-    Raises DarwinError if the model has no tokenizer, cannot be driven layer by layer,
-    or yields NaN.
+    Raises DarwinError if the model has no tokenizer or no LM head, or yields NaN.
     """
-    source = open_model(model, options)
+    return importance_of(open_model(model, options), probes, options, progress)
+
+
+def importance_of(
+    source: OpenModel,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
+    progress: Progress | None = None,
+) -> Importance:
+    """Return the same of a model that is open already."""
     items = [
         item
         for probe in probes
         for item in encode(source.tokenizer, probe.items, options.max_tokens)
     ]
     with torch.no_grad():
+        way = open_way(source, min(items, key=lambda item: len(item.ids)))
+        if isinstance(way, Decoder):
+            results = skip_layers(way, items, options.batch_size, progress)
+        else:
+            results = _skip_whole(way, items, progress)
+    passes: Passes = "layers" if isinstance(way, Decoder) else "whole"
+    stack = layer_stack(source.name, way.path, way.depth, options)
+    return _by_probe(stack, probes, results, passes)
+
+
+def open_way(source: OpenModel, item: Encoded) -> Decoder | Whole:
+    """Return an open model ready to have its layers skipped, one by one if it can.
+
+    The item is one to try it on. Raises DarwinError if it has no layers or no head.
+    """
+    if reading_of(source.model) != "causal":
+        return open_whole(source)
+    try:
         decoder = open_decoder(source)
         if source.disk is None:
-            _check_driving(decoder, min(items, key=lambda item: len(item.ids)))
-        results = _run_items(decoder, items, options, progress)
-    return _by_probe(layer_stack(decoder, options), probes, results, decoder.depth)
+            check_driving(decoder, item)
+        return decoder
+    except CannotDrive as reason:
+        LOG.info("%s It is run in whole passes.", reason)
+    except DarwinError:
+        raise
+    except Exception as error:  # whatever a model's own code says to being taken apart
+        LOG.info("%s is run in whole passes (%s).", source.name, error)
+    return open_whole(source)
+
+
+def _skip_whole(
+    whole: Whole, items: Sequence[Encoded], progress: Progress | None
+) -> list[Skipped]:
+    """Return the results of all items by L + 1 whole passes each."""
+    results = []
+    for place, item in enumerate(items):
+        full, loss = run_whole(whole, item, None)
+        losses, distances = [_item_loss(whole, full, loss)], []
+        for layer in range(whole.depth):
+            state, loss = run_whole(whole, item, layer)
+            losses.append(_item_loss(whole, state, loss))
+            distances.append(float(cosine_distance(full, state).mean()))
+        results.append(Skipped(tuple(distances), tuple(losses)))
+        if progress is not None:
+            progress(place + 1, len(items))
+    return results
+
+
+def _item_loss(whole: Whole, state: torch.Tensor, loss: torch.Tensor) -> float:
+    if not bool(torch.isfinite(state).all()):
+        raise DarwinError(
+            f"{whole.source.name}: hidden states must stay finite; NaN or Inf comes"
+            " out of its last layer. Check the weights, or scan in --dtype float32."
+        )
+    return float(loss.double().mean())
 
 
 def _by_probe(
-    stack: str, probes: Sequence[Probe], results: Sequence[_ItemResult], depth: int
+    stack: str, probes: Sequence[Probe], results: Sequence[Skipped], passes: Passes
 ) -> Importance:
     distances, loss, start = {}, {}, 0
+    depth = len(results[0].distances)
     for probe in probes:
         rows = results[start : start + len(probe.items)]
         start += len(probe.items)
@@ -101,167 +150,9 @@ def _by_probe(
                 " Inf after the last layer. Look at the final norm and the LM head."
             )
         loss[probe.name] = ProbeLoss(full=means[0], skipped=means[1:])
-    return Importance(stack, depth, distances, loss)
+    return Importance(stack, depth, distances, loss, passes)
 
 
 def _mean(values: Iterator[float]) -> float:
     listed = list(values)
     return math.fsum(listed) / len(listed)
-
-
-def _check_driving(decoder: Decoder, item: Encoded) -> None:
-    """Compare layers driven by us with the model's own forward on one item.
-
-    The item stands in a padded batch for us and alone for the model, so that a model
-    that is not causal is found out as well. Raises DarwinError if they differ by more
-    than rounding, which dozens of layers can make a thousand times larger.
-    """
-    longer = Encoded((*item.ids, *item.ids), item.special, len(item.ids))
-    batch = make_batch([item, longer], decoder.source.device)
-    hidden, calls = record(decoder, batch)
-    for layer in range(decoder.depth):
-        hidden = _applied(decoder, layer, hidden, batch, calls[layer])
-    ours = finish(decoder, batch, hidden)[0][0, : len(item.ids)].double()
-    alone = make_batch([item], decoder.source.device)
-    theirs = finish(decoder, alone, None)[0][0].double()
-    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
-    if not error <= (0.05 if hidden.dtype.itemsize >= 4 else 0.25):
-        raise DarwinError(
-            f"{decoder.source.name} must be a causal decoder whose layers exchange"
-            f" hidden states only; driven layer by layer it differs from itself by"
-            f" {error:.3g}. Scan it with --no-probes."
-        )
-
-
-def _applied(
-    decoder: Decoder, layer: int, hidden: Tensor, batch: Batch, call: Call
-) -> Tensor:
-    """Apply a layer and refuse NaN and Inf among real tokens."""
-    output = apply_layer(decoder, layer, hidden, call)
-    if not bool(torch.isfinite(output[batch.real]).all()):
-        raise DarwinError(
-            f"{decoder.source.name}: hidden states must stay finite; NaN or Inf comes"
-            f" out of layer {layer}. Check the weights, or scan in --dtype float32."
-        )
-    return output
-
-
-def _run_items(
-    decoder: Decoder,
-    items: Sequence[Encoded],
-    options: ProbeOptions,
-    progress: Progress | None,
-) -> list[_ItemResult]:
-    """Return the results of all items, in their order.
-
-    Items run in groups whose hidden states fit a fixed budget; the weights are read
-    once a group, which for probes of usual size means once.
-    """
-    groups = _groups(decoder, items, options.batch_size)
-    results: dict[int, _ItemResult] = {}
-    for place, group in enumerate(groups):
-        batches = [
-            make_batch([items[i] for i in rows], decoder.source.device)
-            for rows in group
-        ]
-        start, total = place * decoder.depth, len(groups) * decoder.depth
-        finals = _run_layers(decoder, batches, progress, start, total)
-        for rows, batch, variants in zip(group, batches, finals, strict=True):
-            found = _results(decoder, batch, variants)
-            results.update(zip(rows, found, strict=True))
-    return [results[i] for i in range(len(items))]
-
-
-def _groups(
-    decoder: Decoder, items: Sequence[Encoded], size: int
-) -> list[list[list[int]]]:
-    """Return groups of batches of item numbers, items of like length together."""
-    order = sorted(range(len(items)), key=lambda i: (len(items[i].ids), i))
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    width = decoder.source.model.get_input_embeddings().weight.shape[-1]  # type: ignore[operator]
-    groups: list[list[list[int]]] = [[]]
-    held = 0
-    for rows in batches:
-        tokens = len(rows) * max(len(items[i].ids) for i in rows)
-        need = tokens * width * (decoder.depth + 1)
-        if groups[-1] and held + need > _MOST_STREAMS:
-            groups.append([])
-            held = 0
-        groups[-1].append(rows)
-        held += need
-    return groups
-
-
-def _run_layers(
-    decoder: Decoder,
-    batches: Sequence[Batch],
-    progress: Progress | None,
-    done: int,
-    total: int,
-) -> list[list[Tensor]]:
-    """Return, for each batch, what the last layer gives: [1 + L] of [B, T, D].
-
-    The first is the full model, the others skip one layer each, in their order.
-    """
-    entries = [record(decoder, batch) for batch in batches]
-    variants = [[hidden] for hidden, _ in entries]
-    for layer in range(decoder.depth):
-        with decoder.source.loaded(f"{decoder.path}.{layer}"):
-            for batch, (_, calls), streams in zip(
-                batches, entries, variants, strict=True
-            ):
-                skipped = streams[0].clone()
-                for place, hidden in enumerate(streams):
-                    streams[place] = _applied(
-                        decoder, layer, hidden, batch, calls[layer]
-                    )
-                streams.append(skipped)
-        if progress is not None:
-            progress(done + layer + 1, total)
-    return variants
-
-
-def _results(
-    decoder: Decoder, batch: Batch, variants: Sequence[Tensor]
-) -> list[_ItemResult]:
-    """Return each item's distances and losses from the last layer's outputs."""
-    full, loss = finish(decoder, batch, variants[0])
-    losses = [_by_item(batch, loss)]
-    distances = []
-    for hidden in variants[1:]:
-        state, loss = finish(decoder, batch, hidden)
-        losses.append(_by_item(batch, loss))
-        distances.append(_item_distances(batch, full, state))
-    return [
-        _ItemResult(tuple(row[i] for row in distances), tuple(row[i] for row in losses))
-        for i in range(len(batch.lengths))
-    ]
-
-
-def _by_item(batch: Batch, loss: Tensor) -> list[float]:
-    """Return the mean loss of each item's completion, nats a token."""
-    owner, values = batch.owner.cpu(), loss.detach().cpu().double()
-    count = len(batch.lengths)
-    total = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, values)
-    return (total / torch.bincount(owner, minlength=count)).tolist()
-
-
-def _item_distances(batch: Batch, full: Tensor, state: Tensor) -> list[float]:
-    """Return each item's mean cosine distance over its real tokens, in [0, 2]."""
-    return [
-        float(cosine_distance(a[real], b[real]).mean())
-        for a, b, real in zip(full, state, batch.real, strict=True)
-    ]
-
-
-def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return 1 - cos of the rows of two tensors [T, D], float64 [T], on the CPU.
-
-    It is half the squared distance of the unit vectors, which keeps small distances
-    exact; two zero rows are at 0, a zero row and another at 1/2.
-    """
-    unit_first, unit_second = (
-        torch.nn.functional.normalize(x.detach().cpu().double(), dim=-1, eps=1e-300)
-        for x in (first, second)
-    )
-    return 0.5 * (unit_first - unit_second).square().sum(dim=-1)

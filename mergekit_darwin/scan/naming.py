@@ -10,7 +10,6 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.checkpoint import model_loads
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.models.opened import ProbeOptions, merge_options
-from mergekit_darwin.scan.decoder import Decoder
 
 
 def checkpoint_tensors(
@@ -27,21 +26,20 @@ def checkpoint_tensors(
     return revert_weight_conversion(model, dict(tensors))  # type: ignore[arg-type]
 
 
-def layer_stack(decoder: Decoder, options: ProbeOptions) -> str:
-    """Return the stack that the decoder's layers are in mergekit's names.
+def layer_stack(model: str, path: str, depth: int, options: ProbeOptions) -> str:
+    """Return the stack that a running model's layers at path are in mergekit's names.
 
-    It is the one of the same depth whose name ends most like the layers' path in the
-    running model. Raises DarwinError if none has that depth.
+    It is the one of the same depth whose name ends most like the path. Raises
+    DarwinError if none has that depth.
     """
-    names = model_loads(decoder.source.name, merge_options(options))
-    depths = stack_depths(names)
-    fitting = [stack for stack, depth in depths.items() if depth == decoder.depth]
+    depths = stack_depths(model_loads(model, merge_options(options)))
+    fitting = [stack for stack, layers in depths.items() if layers == depth]
     if not fitting:
         raise DarwinError(
-            f"{decoder.source.name} has {decoder.depth} layers at {decoder.path}; its"
-            f" files must have a stack as deep, but have {depths}."
+            f"{model} has {depth} layers at {path}; its files must have a stack as"
+            f" deep, but have {depths}."
         )
-    return max(fitting, key=lambda stack: _common_tail(stack, decoder.path))
+    return max(fitting, key=lambda stack: _common_tail(stack, path))
 
 
 def _common_tail(first: str, second: str) -> int:

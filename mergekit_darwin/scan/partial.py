@@ -8,15 +8,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.scan.importance import Importance
-from mergekit_darwin.scan.report import PairStatistics, ProbeLoss, TensorStatistics
 from mergekit_darwin.scan.static import TensorRow
+
+T = TypeVar("T")
+_ROW = TypeAdapter(TensorRow)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Partial:
         rows = {}
         with contextlib.suppress(OSError, ValueError, KeyError):
             for line in self._file("tensors", key).read_text().splitlines():
-                row = _row(json.loads(line))
+                row = _ROW.validate_json(line)
                 rows[row.name] = row
         return rows
 
@@ -51,17 +54,22 @@ class Partial:
 
                 yield record
 
-    def read(self, kind: str, key: Mapping[str, object]) -> Any:
-        """Return what was filed as `kind` under this key, or None."""
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(self._file(kind, key).read_text())
-        return None
+    def once(
+        self, what: str, kind: Any, key: Mapping[str, object], measure: Callable[[], T]
+    ) -> T:
+        """Return what was filed under this key, or measure it and file it whole.
 
-    def write(self, kind: str, key: Mapping[str, object], content: Any) -> None:
-        """File a JSON value; it appears whole or not at all."""
+        kind is the type of what is measured.
+        """
+        form: TypeAdapter[T] = TypeAdapter(kind)
+        file = self._file(what, key)
+        with contextlib.suppress(OSError, ValueError):
+            return form.validate_json(file.read_bytes())
+        found = measure()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self._file(kind, key), json.dumps(content, allow_nan=False))
+            _replace(file, form.dump_json(found).decode())
+        return found
 
     def publish(self, files: Sequence[str]) -> None:
         """Move finished files to the folder above, in order, and remove this one."""
@@ -74,18 +82,6 @@ class Partial:
         text = json.dumps(dict(key), sort_keys=True)
         mark = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self.folder / f"{kind}-{mark}.json"
-
-
-def importance_json(found: Importance) -> dict[str, Any]:
-    """Return an Importance as JSON values."""
-    loss = {name: row.model_dump() for name, row in found.loss.items()}
-    return {**asdict(found), "loss": loss}
-
-
-def importance_of(content: Mapping[str, Any]) -> Importance:
-    """Return the Importance that importance_json wrote."""
-    loss = {name: ProbeLoss(**row) for name, row in content["loss"].items()}
-    return Importance(content["stack"], content["layers"], content["distances"], loss)
 
 
 @contextlib.contextmanager
@@ -114,14 +110,4 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _line(row: TensorRow) -> str:
-    statistics = {role: one.model_dump() for role, one in row.statistics.items()}
-    pair = row.pair.model_dump() if row.pair else None
-    return json.dumps({"name": row.name, "statistics": statistics, "pair": pair}) + "\n"
-
-
-def _row(content: Mapping[str, Any]) -> TensorRow:
-    statistics = {
-        role: TensorStatistics(**one) for role, one in content["statistics"].items()
-    }
-    pair = PairStatistics(**content["pair"]) if content["pair"] else None
-    return TensorRow(content["name"], statistics, pair)
+    return _ROW.dump_json(row).decode() + "\n"

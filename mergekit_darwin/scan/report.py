@@ -12,6 +12,8 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -27,31 +29,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TensorStatistics(_Strict):
-    """The static profile of one tensor, as profile.Profile defines it."""
-
-    entropy: Annotated[FiniteFloat, Field(ge=0.0, le=1.0 + 1e-9)]
-    std: Share
-    norm: Share
-    max_abs: Share
-    zeros: Count
-    numel: Count
-
-    @classmethod
-    def of(cls, profile: Profile) -> TensorStatistics:
-        """Return the statistics of a profile whose weights are all finite."""
-        return cls(
-            entropy=profile.entropy,
-            std=profile.std,
-            norm=profile.norm,
-            max_abs=profile.max_abs,
-            zeros=profile.zeros,
-            numel=profile.numel,
-        )
-
-    def profile(self) -> Profile:
-        """Return these statistics as a Profile."""
-        return Profile(**self.model_dump())
+Passes = Literal["layers", "whole"]  # how a model was run, see scan/whole.py
 
 
 class ProbeLoss(_Strict):
@@ -66,7 +44,10 @@ class ModelReport(_Strict):
 
     digest identifies the files (checkpoints.digest); layers is L of the probed stack
     and stack its name prefix; probes holds [L] cosine distances in [0, 2] a probe;
-    gain holds, for each probe, first-order gains by tensor (only with a base).
+    gain holds, for each probe, first-order gains by tensor (only with a base), and
+    curvature the mean over items of the item's own squared gain. passes says how the
+    model was run: layer by layer or in whole passes; None where it was not, or where
+    an older version ran it.
     """
 
     model: str
@@ -74,12 +55,21 @@ class ModelReport(_Strict):
     digest: str
     layers: Count = 0
     stack: str = ""
-    tensors: dict[str, TensorStatistics] = Field(default_factory=dict)
+    tensors: dict[str, Profile] = Field(default_factory=dict)
     probes: dict[str, list[Annotated[FiniteFloat, Field(ge=0.0, le=2.0 + 1e-6)]]] = (
         Field(default_factory=dict)
     )
     probe_loss: dict[str, ProbeLoss] = Field(default_factory=dict)
     gain: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
+    curvature: dict[str, dict[str, Share]] = Field(default_factory=dict)
+    passes: Passes | None = None
+
+    @model_serializer(mode="wrap")
+    def _sparse(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what older reports do not have either, if it is empty."""
+        content: dict[str, object] = write(self)
+        later = {"curvature", "passes"}
+        return {k: v for k, v in content.items() if v or k not in later}
 
     @model_validator(mode="after")
     def _lengths(self) -> ModelReport:
@@ -155,7 +145,7 @@ class Report(_Strict):
 
 
 def _measured(model: ModelReport) -> dict[str, object]:
-    return model.model_dump(exclude={"model", "revision", "probe_loss"})
+    return model.model_dump(exclude={"model", "revision", "probe_loss", "passes"})
 
 
 def read_report(path: str | Path) -> Report:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from mergekit_darwin.errors import some
-from mergekit_darwin.models.checkpoint import Checkpoint, model_loads, open_checkpoint
-from mergekit_darwin.models.opened import merge_options as default_merge_options
-from mergekit_darwin.scan.attribution import measure_gains
-from mergekit_darwin.scan.importance import Importance, ProbeOptions, measure_importance
-from mergekit_darwin.scan.partial import (
-    Partial,
-    importance_json,
-    importance_of,
-    writing,
+from mergekit_darwin.models.checkpoint import (
+    Checkpoint,
+    model_loads,
+    open_checkpoint,
+    refuse_integers,
 )
+from mergekit_darwin.models.opened import merge_options as default_merge_options
+from mergekit_darwin.scan.attribution import Attribution, measure_gains
+from mergekit_darwin.scan.importance import Importance, ProbeOptions, measure_importance
+from mergekit_darwin.scan.partial import Partial, writing
 from mergekit_darwin.scan.probes import Probe
 from mergekit_darwin.scan.report import (
     ModelReport,
@@ -31,14 +30,26 @@ from mergekit_darwin.scan.report import (
     read_report,
 )
 from mergekit_darwin.scan.static import TensorRow, all_names, scan_tensors
-from mergekit_darwin.talk import versions
+from mergekit_darwin.talk import bar, versions
 
 if TYPE_CHECKING:
     from mergekit.options import MergeOptions
 
 LOG = logging.getLogger(__name__)
-Gains = dict[str, dict[str, float]]
 Draw = Callable[[Report, Path], list[str]]  # draws into a folder, returns file names
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One scan: its models by role, how they are measured, what is finished."""
+
+    names: Mapping[str, str]
+    models: Mapping[str, Checkpoint]
+    probes: Sequence[Probe]
+    settings: Settings
+    options: ProbeOptions
+    partial: Partial
+    progress: bool
 
 
 def scan(
@@ -65,17 +76,18 @@ def scan(
     if base is not None:
         names["base"] = base
     models = {role: open_checkpoint(name, loading) for role, name in names.items()}
+    for model in models.values():
+        refuse_integers(model)
     settings = _settings(probes, options)
     done = _existing(Path(out), models, settings)
     if done is not None:
         LOG.info("%s already holds this scan; nothing is left to do.", out)
         return done
     partial = Partial(Path(out) / ".scan")
-    rows = _static(models, loading, partial, progress)
+    job = _Job(names, models, probes, settings, options, partial, progress)
+    rows = _static(job, loading)
     _warn_missing(rows, models)
-    found = _functional(names, models, probes, settings, options, partial, progress)
-    gains = _gains(names, models, probes, settings, options, partial, progress)
-    report = _report(names, models, settings, rows, found, gains)
+    report = _report(job, rows, _functional(job), _gains(job))
     _publish(report, partial, draw)
     return report
 
@@ -111,28 +123,18 @@ def _existing(
     return report
 
 
-def _static(
-    models: Mapping[str, Checkpoint],
-    loading: MergeOptions,
-    partial: Partial,
-    progress: bool,
-) -> list[TensorRow]:
-    loads = {role: model_loads(m.reference, loading) for role, m in models.items()}
+def _static(job: _Job, loading: MergeOptions) -> list[TensorRow]:
+    loads = {role: model_loads(m.reference, loading) for role, m in job.models.items()}
     names = all_names(loads)
-    key = {role: model.digest for role, model in models.items()}
-    rows = partial.rows(key)
+    key = {role: model.digest for role, model in job.models.items()}
+    rows = job.partial.rows(key)
     left = [name for name in names if name not in rows]
-    bar = _bar("tensors", len(names), progress, done=len(names) - len(left))
-    with bar, partial.recorder(key) as record:
+    with bar("tensors", job.progress) as advance, job.partial.recorder(key) as record:
         for row in scan_tensors(loads, left):
             record(row)
             rows[row.name] = row
-            bar.update()
+            advance(len(rows), len(names))
     return [rows[name] for name in names if rows[name].statistics]
-
-
-def _bar(what: str, total: int, progress: bool, done: int = 0) -> tqdm:
-    return tqdm(total=total, initial=done, desc=what, disable=not progress, leave=False)
 
 
 def _warn_missing(rows: Sequence[TensorRow], models: Mapping[str, Checkpoint]) -> None:
@@ -150,26 +152,18 @@ def _warn_missing(rows: Sequence[TensorRow], models: Mapping[str, Checkpoint]) -
             )
 
 
-def _functional(
-    names: Mapping[str, str],
-    models: Mapping[str, Checkpoint],
-    probes: Sequence[Probe],
-    settings: Settings,
-    options: ProbeOptions,
-    partial: Partial,
-    progress: bool,
-) -> dict[str, Importance]:
+def _functional(job: _Job) -> dict[str, Importance]:
     """Return the importance of both parents' layers, by role; empty without probes."""
     found: dict[str, Importance] = {}
-    for role in ("father", "mother") if probes else ():
-        key = {"model": models[role].digest, **_probe_key(settings)}
-        known = partial.read("probes", key)
-        if known is None:
-            with _Advance(f"probes of {role.capitalize()}", progress) as advance:
-                result = measure_importance(names[role], probes, options, advance)
-            known = importance_json(result)
-            partial.write("probes", key, known)
-        found[role] = importance_of(known)
+    for role in ("father", "mother") if job.probes else ():
+
+        def measure(role: str = role) -> Importance:
+            with bar(f"probes of {role.capitalize()}", job.progress) as advance:
+                name = job.names[role]
+                return measure_importance(name, job.probes, job.options, advance)
+
+        key = {"model": job.models[role].digest, **_probe_key(job.settings)}
+        found[role] = job.partial.once("probes", Importance, key, measure)
     if found and found["father"].layers != found["mother"].layers:
         LOG.warning(
             "Father has %d layers and Mother %d: layers are compared by number as far"
@@ -185,68 +179,38 @@ def _probe_key(settings: Settings) -> dict[str, object]:
     return {"tokens": settings.tokens, "dtype": settings.dtype, "probes": probes}
 
 
-class _Advance:
-    """A progress bar that a library function moves by calling it: done, total."""
+def _gains(job: _Job) -> tuple[Attribution, ...]:
+    """Return what Father and Mother gain over the base; empty without a base."""
+    if "base" not in job.names or not job.probes:
+        return ()
 
-    def __init__(self, what: str, progress: bool) -> None:
-        self.bar = _bar(what, 0, progress)
+    def measure() -> tuple[Attribution, Attribution]:
+        trio = (job.names[role] for role in ("base", "father", "mother"))
+        with bar("gains", job.progress) as advance:
+            return measure_gains(*trio, job.probes, job.options, advance)
 
-    def __enter__(self) -> _Advance:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-
-
-def _gains(
-    names: Mapping[str, str],
-    models: Mapping[str, Checkpoint],
-    probes: Sequence[Probe],
-    settings: Settings,
-    options: ProbeOptions,
-    partial: Partial,
-    progress: bool,
-) -> tuple[Gains, Gains]:
-    """Return the gains of Father and Mother over the base; empty without a base."""
-    if "base" not in names or not probes:
-        return {}, {}
-    digests = {role: model.digest for role, model in models.items()}
-    key = {"models": digests, **_probe_key(settings)}
-    known = partial.read("gains", key)
-    if known is None:
-        with _Advance("gains", progress) as advance:
-            known = measure_gains(
-                names["base"],
-                names["father"],
-                names["mother"],
-                probes,
-                options,
-                advance,
-            )
-        partial.write("gains", key, known)
-    left, right = known
-    return left, right
+    digests = {role: model.digest for role, model in job.models.items()}
+    key = {"models": digests, **_probe_key(job.settings)}
+    kind = tuple[Attribution, Attribution]
+    found: tuple[Attribution, ...] = job.partial.once("gains", kind, key, measure)
+    return found
 
 
 def _report(
-    names: Mapping[str, str],
-    models: Mapping[str, Checkpoint],
-    settings: Settings,
+    job: _Job,
     rows: Sequence[TensorRow],
     found: Mapping[str, Importance],
-    gains: tuple[Gains, Gains],
+    gains: Sequence[Attribution],
 ) -> Report:
+    gained = dict(zip(("father", "mother"), gains, strict=False))
     reports = {}
-    for role, gain in zip(names, (*gains, {}), strict=False):
-        probed = found.get(role)
+    for role, name in job.names.items():
+        probed, gain = found.get(role), gained.get(role)
+        passes = probed.passes if probed else None
         reports[role] = ModelReport(
-            model=names[role],
-            revision=models[role].reference.model.revision,
-            digest=models[role].digest,
+            model=name,
+            revision=job.models[role].reference.model.revision,
+            digest=job.models[role].digest,
             layers=probed.layers if probed else 0,
             stack=probed.stack if probed else "",
             tensors={
@@ -254,15 +218,17 @@ def _report(
             },
             probes=probed.distances if probed else {},
             probe_loss=probed.loss if probed else {},
-            gain=gain,
+            gain=gain.gain if gain else {},
+            curvature=gain.curvature if gain else {},
+            passes=gains[0].passes if role == "base" and gains else passes,
         )
     return Report(
         father=reports["father"],
         mother=reports["mother"],
         base=reports.get("base"),
         tool=versions("mergekit", "torch", "transformers"),
-        settings=settings,
-        pair=_pairs(rows) if "base" in names else None,
+        settings=job.settings,
+        pair=_pairs(rows) if "base" in job.names else None,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.profile import Profile, profile_tensor
 from mergekit_darwin.models.checkpoint import is_present
-from mergekit_darwin.scan.report import PairStatistics, TensorStatistics
+from mergekit_darwin.scan.report import PairStatistics
 
 _PIECE = 1 << 16  # elements of a task vector looked at together, in cache
 _MAPPED = 1 << 26  # bytes read before a mapped file is let go
@@ -31,7 +31,7 @@ class TensorRow:
     """
 
     name: str
-    statistics: dict[str, TensorStatistics]
+    statistics: dict[str, Profile]
     pair: PairStatistics | None = field(default=None)
 
 
@@ -89,11 +89,11 @@ def load_tensor(load: LoadTensor) -> Tensor:
     return tensor
 
 
-def _statistics(tensor: Tensor, name: str, model: str) -> TensorStatistics:
+def _statistics(tensor: Tensor, name: str, model: str) -> Profile:
     if not tensor.is_floating_point():
         tensor = tensor.to(torch.float32)  # counters and tables of positions
     try:
-        profile: Profile = profile_tensor(tensor)
+        profile = profile_tensor(tensor)
     except DarwinError as error:
         raise DarwinError(f"{name} of {model}: {error.message}") from None
     if profile.nan or profile.inf:
@@ -102,7 +102,7 @@ def _statistics(tensor: Tensor, name: str, model: str) -> TensorStatistics:
             f" and {profile.inf} Inf among {profile.numel} values. This model is"
             " damaged: download it again, or train it anew."
         )
-    return TensorStatistics.of(profile)
+    return profile
 
 
 def _pair(tensors: Mapping[str, Tensor]) -> PairStatistics | None:

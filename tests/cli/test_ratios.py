@@ -34,7 +34,6 @@ from mergekit_darwin.scan.report import (
     ProbeSetting,
     Report,
     Settings,
-    TensorStatistics,
 )
 from tests.merging import PUBLISHED, darwin, merge
 from tests.tiny import GEMMA4_TENSORS, nudged, tiny_gemma4, tiny_llama
@@ -76,8 +75,7 @@ def report_of(father: str, mother: str) -> Report:
             layers=depths[stack],
             stack=stack,
             tensors={
-                name: TensorStatistics.of(profile_tensor(load.execute()))
-                for name, load in loads.items()
+                name: profile_tensor(load.execute()) for name, load in loads.items()
             },
             probes={p: draw.uniform(0, 1, depths[stack]).tolist() for p in PROBES},
             gain={p: {name: float(draw.normal()) for name in loads} for p in PROBES},

@@ -27,7 +27,6 @@ from mergekit_darwin.scan.report import (
     ProbeSetting,
     Report,
     Settings,
-    TensorStatistics,
 )
 from tests.merging import PUBLISHED, darwin, differing, merge, record, tensors
 
@@ -45,7 +44,7 @@ def report_of(trio: dict[str, str], probe: float = 0.5) -> Report:
             layers=4,
             stack="model.layers",
             tensors={
-                name: TensorStatistics.of(profile_tensor(load.execute()))
+                name: profile_tensor(load.execute())
                 for name, load in model_loads(path).items()
             },
             probes={"CODE": [distance * (layer + 1) / 4 for layer in range(4)]},

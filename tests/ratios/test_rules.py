@@ -28,7 +28,6 @@ from mergekit_darwin.scan.report import (
     ProbeSetting,
     Report,
     Settings,
-    TensorStatistics,
 )
 
 Q3 = "model.layers.3.self_attn.q_proj.weight"
@@ -49,7 +48,7 @@ def report(gain: bool = False) -> Report:
             digest=name,
             layers=4,
             stack="model.layers",
-            tensors={n: TensorStatistics.of(profile(entropy)) for n in (Q3, HEAD)},
+            tensors={n: profile(entropy) for n in (Q3, HEAD)},
             probes={"CODE": [distance] * 4},
             gain={"CODE": {Q3: gains, HEAD: -1.0}} if gain else {},
         )

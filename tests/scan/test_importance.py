@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.scan import importance
+from mergekit_darwin.scan import importance, skipping
 from mergekit_darwin.scan.importance import (
     Importance,
     ProbeOptions,
@@ -149,7 +149,7 @@ def test_groups_of_items_change_nothing(
 ) -> None:
     options = ProbeOptions(batch_size=2)
     whole = measure_importance(models["llama"], PROBES, options)
-    monkeypatch.setattr(importance, "_MOST_STREAMS", 1)
+    monkeypatch.setattr(skipping, "_MOST_STREAMS", 1)
     assert measure_importance(models["llama"], PROBES, options) == whole
 
 
@@ -157,11 +157,11 @@ def test_layers_cost_half_a_forward_pass_each(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = []
-    real = importance.apply_layer
+    real = skipping.apply_layer
     monkeypatch.setattr(
-        importance, "apply_layer", lambda *args: count.append(args[1]) or real(*args)
+        skipping, "apply_layer", lambda *args: count.append(args[1]) or real(*args)
     )
-    monkeypatch.setattr(importance, "_check_driving", lambda *args: None)
+    monkeypatch.setattr(importance, "check_driving", lambda *args: None)
     measure_importance(models["gemma4"], PROBES[:1], ProbeOptions(batch_size=2))
     assert len(count) == 12 * 13 / 2
     assert count == sorted(count)  # each layer's weights are needed once, in order

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_darwin.cli.scan import main
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.kernel.profile import profile_tensor
+from mergekit_darwin.kernel.profile import Profile, profile_tensor
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.ratios.report_picture import draw, draw_gains, draw_scan
 from mergekit_darwin.ratios.report_screen import screen
@@ -29,7 +29,6 @@ from mergekit_darwin.scan.probes import Probe, ProbeItem
 from mergekit_darwin.scan.report import (
     ModelReport,
     Report,
-    TensorStatistics,
     read_report,
 )
 from mergekit_darwin.scan.run import scan
@@ -93,7 +92,7 @@ def test_report_holds_every_tensors_profile(
     weights = load_file(Path(family["mother"]) / "model.safetensors")
     assert set(done[0].mother.tensors) == set(weights)
     for name, row in done[0].mother.tensors.items():
-        assert row == TensorStatistics.of(profile_tensor(weights[name]))
+        assert row == profile_tensor(weights[name])
 
 
 def test_report_identifies_its_models_and_settings(
@@ -340,7 +339,7 @@ def test_screen_of_one_model_twice_says_that_mri_trust_has_little_to_say(
     done: tuple[Report, Path],
 ) -> None:
     twin = done[0].model_copy(update={"mother": done[0].father})
-    assert "nearly the same to this scan" in screen(twin)
+    assert "the parents are nearly the same" in screen(twin)
 
 
 @pytest.mark.parametrize("depth", [1, 6, 60])
@@ -359,9 +358,7 @@ def made_up(depth: int) -> Report:
     probes = ("REASONING", "CODE", "MATH", "KNOWLEDGE", "LANGUAGE")
 
     def side() -> ModelReport:
-        row = TensorStatistics(
-            entropy=0.8, std=0.1, norm=1.0, max_abs=1.0, zeros=0, numel=100
-        )
+        row = Profile(entropy=0.8, std=0.1, norm=1.0, max_abs=1.0, zeros=0, numel=100)
         return ModelReport(
             model="x",
             digest="0" * 16,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.models.names import site_of, stack_depths
 from mergekit_darwin.ratios.genome import extended_genes, make_genome
 from mergekit_darwin.ratios.rules import prescribe, report_scores
@@ -17,7 +18,6 @@ from mergekit_darwin.scan.report import (
     ProbeSetting,
     Report,
     Settings,
-    TensorStatistics,
 )
 from mergekit_darwin.search import (
     Belief,
@@ -71,7 +71,7 @@ def make_report(seed: int = 0, tasks: tuple[str, ...] = ("a", "b")) -> Report:
             layers=LAYERS,
             stack="model.layers",
             tensors={
-                name: TensorStatistics(
+                name: Profile(
                     entropy=draw.uniform(0.5, 0.9),
                     std=draw.uniform(0.01, 0.2),
                     norm=draw.uniform(1, 50),
