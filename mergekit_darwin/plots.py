@@ -10,13 +10,17 @@ from matplotlib.figure import Figure
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import whole
+from mergekit_darwin.palette import CHILD as CHILD
+from mergekit_darwin.palette import ERROR as ERROR
+from mergekit_darwin.palette import FATHER as FATHER
+from mergekit_darwin.palette import MOTHER as MOTHER
+from mergekit_darwin.palette import NOTE as NOTE
+from mergekit_darwin.palette import OTHER as OTHER
+from mergekit_darwin.palette import PARENTS as _PARENTS
+from mergekit_darwin.palette import SOUND as SOUND
+from mergekit_darwin.palette import WARNING as WARNING
 
-FATHER, MOTHER, CHILD, OTHER = "#1f5fa8", "#b8322a", "#222222", "#8a8a8a"
-NOTE, WARNING, ERROR, SOUND = "#999999", "#e69f00", "#cc0033", "#007a5a"
-# From Father to Mother, by way of neither.
-PARENTS: Colormap = LinearSegmentedColormap.from_list(
-    "father_mother", [FATHER, "#8fb5d9", "#f4f3ee", "#e8a48a", MOTHER]
-)
+PARENTS: Colormap = LinearSegmentedColormap.from_list("parents", _PARENTS)
 _DPI = 130
 
 

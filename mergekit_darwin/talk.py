@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
@@ -107,6 +108,19 @@ def probing(command: Command) -> Command:
         ),
         click.option(
             "--stream", is_flag=True, help="Hold one layer at a time, from disk."
+        ),
+    )
+
+
+def paged(command: Command) -> Command:
+    """Add --page; it arrives as `page: Path | None`."""
+    return _adding(
+        command,
+        click.option(
+            "--page",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE.html",
+            help="Also write one HTML file to look at, with the numbers in it.",
         ),
     )
 

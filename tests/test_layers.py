@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 
 # In the order in which the data passes them; rooms of one row do not know each other.
 ROOMS = (
-    {"errors", "files", "talk", "plots", "harness"},  # the ground
+    {"errors", "files", "talk", "palette", "plots", "page", "harness"},  # the ground
     {"kernel", "models"},
     {"scan"},
     {"ratios"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -61,6 +62,7 @@ def read_lines(given: tuple[str, ...]) -> dict[str, float]:
     help="Move a line of the verdict; may be repeated. The names are below.",
 )
 @talk.loading
+@talk.paged
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @talk.verbosity
 def main(
@@ -70,6 +72,7 @@ def main(
     no_probes: bool,
     thresholds: tuple[str, ...],
     as_json: bool,
+    page: Path | None,
     verbose: int,
     quiet: bool,
     **options: Any,
@@ -92,6 +95,10 @@ def main(
         progress=not quiet,
         **options,
     )
+    if page is not None:
+        from mergekit_darwin.health.page import write_health_page
+
+        write_health_page(health, page)
     click.echo(health_json(health) if as_json else health_text(health), nl=False)
     sys.exit(UNHEALTHY if health.verdict == "unhealthy" else 0)
 

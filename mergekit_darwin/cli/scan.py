@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ from mergekit_darwin import talk
     help="Probe items run together.",
 )
 @talk.loading
+@talk.paged
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @talk.verbosity
 def main(
@@ -39,6 +41,7 @@ def main(
     no_probes: bool,
     probes: str | None,
     as_json: bool,
+    page: Path | None,
     verbose: int,
     quiet: bool,
     **options: Any,
@@ -54,6 +57,10 @@ def main(
 
     chosen = () if no_probes else probes
     report = scan_parents(father, mother, probes=chosen, progress=not quiet, **options)
+    if page is not None:
+        from mergekit_darwin.ratios.page import write_scan_page
+
+        write_scan_page(report, page)
     if as_json:
         click.echo(report.model_dump_json(indent=1))
     elif not quiet:
