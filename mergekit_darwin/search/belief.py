@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from scipy.stats import spearmanr
 
-Array = npt.NDArray[np.float64]
+from mergekit_darwin.search.space import Array
+
 Predictor = Callable[[Array], Array]
 
 _HOPE = 1.5  # deviations above the mean of an optimist; our choice
@@ -67,15 +68,6 @@ def krige(
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation, ties by mean rank; None where undefined."""
-    if len(left) < 3:
+    if min(len(left), len(set(left)) + 1, len(set(right)) + 1) < 3:
         return None
-    a, b = _ranks(np.array(left)), _ranks(np.array(right))
-    a, b = a - a.mean(), b - b.mean()
-    length = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum() / length) if length > 0.0 else None
-
-
-def _ranks(values: Array) -> Array:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2.0)[inverse]
+    return float(spearmanr(left, right).statistic)

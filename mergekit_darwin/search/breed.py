@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mergekit_darwin.search.belief import Belief, Surrogate
-from mergekit_darwin.search.cma import SearchOptions, make_cma, maximise
-from mergekit_darwin.search.space import Space
+from mergekit_darwin.search.cma import SearchSettings, make_cma, maximise
+from mergekit_darwin.search.space import Array, Space
 
-Array = npt.NDArray[np.float64]
 Driver = Generator["Ask", Sequence[float | None], "Memory"]
 
 _WORST = -1e9  # a failed candidate's score, as CMA-ES is told
@@ -39,7 +36,6 @@ class Memory:
 
     points: list[Array] = field(default_factory=list)
     scores: list[float | None] = field(default_factory=list)
-    expected: list[float] = field(default_factory=list)
 
     def valid(self) -> tuple[Array, Array]:
         """Return points [n, d] and scores [n] of the evaluations that worked."""
@@ -61,54 +57,38 @@ class Memory:
 
 
 def breed(
-    space: Space, surrogate: Surrogate, first: Sequence[Array], options: SearchOptions
+    space: Space, surrogate: Surrogate, first: Sequence[Array], settings: SearchSettings
 ) -> Driver:
     """Yield what to measure and take the scores (None: failed); return the memory.
 
     surrogate(points, scores) returns a belief fitted to what is known; first are
-    points to measure before anything else, the proxy's optimum among them.
+    points to measure before anything else, the proxy's optimum among them. Of each
+    generation the top k are measured: the optima of the surrogate's mean and of its
+    hope, then CMA-ES' candidates in the order of the mean. CMA-ES is told scores, or
+    the mean where none was measured.
     """
     memory = Memory()
     belief = _refit(surrogate, memory, len(space.genes))
     points = _unknown(memory, [_round(space, p) for p in first])
-    points = points[: options.max_evaluations]
+    points = points[: settings.max_evaluations]
     yield from _measure(memory, 0, np.array(points), belief)
     start = _best_point(memory, np.array(points))
-    if options.strategy == "proxy":
-        yield from _ranked(space, surrogate, memory, start, options)
-    else:
-        yield from _evolved(space, surrogate, memory, start, options)
-    return memory
-
-
-def _ranked(
-    space: Space,
-    surrogate: Surrogate,
-    memory: Memory,
-    start: Array,
-    options: SearchOptions,
-) -> Driver:
-    """Measure the top k of each generation: two optima of the surrogate, then the best.
-
-    The optima are those of its mean and of its hope; the rest are CMA-ES' candidates in
-    the order of the mean. CMA-ES is told scores, or the mean where none was measured.
-    """
-    strategy = make_cma(start, options.sigma0, options, 1)
+    strategy = make_cma(start, settings.sigma0, settings, 1)
     generation, stale = 0, 0
-    while not _done(memory, stale, options):
+    while not _done(memory, stale, settings):
         generation += 1
         belief = _refit(surrogate, memory, len(space.genes))
         best = _best_point(memory, start[None])
         salt = 100 + 2 * generation
         peaks = [
-            _round(space, maximise(value, best, options, salt + i)[0])
+            _round(space, maximise(value, best, settings, salt + i)[0])
             for i, value in enumerate((belief.mean, belief.hopeful))
         ]
         points = np.array([_round(space, p) for p in strategy.ask()])
         order = np.argsort(-belief.mean(points), kind="stable")
         asked = _unknown(memory, [*peaks, *points[order]])
-        room = options.max_evaluations - len(memory.points)
-        asked = asked[: min(options.top_k, room)]
+        room = settings.max_evaluations - len(memory.points)
+        asked = asked[: min(settings.top_k, room)]
         if not asked:
             break
         before = memory.best()
@@ -118,61 +98,6 @@ def _ranked(
         told = np.vstack([points, *(p[None] for p in peaks)])
         strategy.tell(list(told), [-_known(memory, p, learnt) for p in told])
     return memory
-
-
-def _evolved(
-    space: Space,
-    surrogate: Surrogate,
-    memory: Memory,
-    start: Array,
-    options: SearchOptions,
-) -> Driver:
-    """Plain CMA-ES, or with pycma's linear-quadratic model choosing who is measured."""
-    strategy = make_cma(start, options.sigma0, options, 1)
-    model = _lq_model(memory) if options.strategy == "lq" else None
-    generation, stale = 0, 0
-    while not _done(memory, stale, options):
-        generation += 1
-        raw = np.array(strategy.ask())
-        before = memory.best()
-        belief = _refit(surrogate, memory, len(space.genes))
-        room = options.max_evaluations - len(memory.points)
-        count = min(options.top_k if model else len(raw), room)
-        if model is not None and model.size > 1:
-            raw = raw[np.argsort([model.eval(x) for x in raw], kind="stable")]
-        points = np.array([_round(space, p) for p in raw])
-        yield from _measure(memory, generation, points[:count], belief)
-        stale = 0 if memory.best() > before else stale + 1
-        if model is not None:
-            _learn(model, memory, count)
-        strategy.tell(list(raw), [_told(memory, p, model) for p in points])
-        if model is not None and model.size > 2:
-            strategy.inject([model.xopt])
-    return memory
-
-
-def _lq_model(memory: Memory) -> Any:
-    from cma.fitness_models import LQModel
-
-    model = LQModel()
-    model.settings.max_absolute_size = 1000
-    _learn(model, memory, len(memory.points))
-    return model
-
-
-def _learn(model: Any, memory: Memory, count: int) -> None:
-    for point, score in zip(
-        memory.points[-count:], memory.scores[-count:], strict=True
-    ):
-        model.add_data_row(point, -(score if score is not None else _WORST))
-    model.sort(count)
-
-
-def _told(memory: Memory, point: Array, model: Any) -> float:
-    for other, score in zip(memory.points, memory.scores, strict=True):
-        if np.array_equal(point, other):
-            return -(score if score is not None else _WORST)
-    return float(model.eval(point)) if model is not None else -_WORST
 
 
 def _refit(surrogate: Surrogate, memory: Memory, size: int) -> Belief:
@@ -185,13 +110,12 @@ def _measure(memory: Memory, generation: int, points: Array, belief: Belief) -> 
     scores = yield Ask(generation, points, expected)
     memory.points.extend(points)
     memory.scores.extend(scores)
-    memory.expected.extend(float(value) for value in expected)
     return memory
 
 
-def _done(memory: Memory, stale: int, options: SearchOptions) -> bool:
-    spent = len(memory.points) >= options.max_evaluations
-    return spent or bool(options.patience and stale >= options.patience)
+def _done(memory: Memory, stale: int, settings: SearchSettings) -> bool:
+    spent = len(memory.points) >= settings.max_evaluations
+    return spent or bool(settings.patience and stale >= settings.patience)
 
 
 def _round(space: Space, point: Array) -> Array:

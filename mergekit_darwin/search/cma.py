@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import cma
 import numpy as np
-import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
-from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.search.belief import Predictor
-
-Array = npt.NDArray[np.float64]
-Strategy = Literal["proxy", "lq", "plain"]
+from mergekit_darwin.search.space import Array
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search: seed >= 1; sigma0 in units of the search intervals.
+class SearchSettings(BaseModel):
+    """How to search: sigma0 in units of the search intervals, popsize None pycma's own.
 
-    popsize 0 means pycma's own; top_k of a generation are measured; patience counts
-    generations without a better score (0: never stop early).
+    top_k of a generation are measured; patience counts generations without a better
+    score (0: never stop early); max_time is in seconds.
     """
 
-    seed: int = 1
-    sigma0: float = 0.2
-    popsize: int = 0
-    proxy_steps: int = 200
-    top_k: int = 4
-    patience: int = 5
-    max_evaluations: int = 48
-    strategy: Strategy = "proxy"
-    noise: float = 0.02
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: Annotated[int, Field(ge=1)] = 1
+    sigma0: Annotated[FiniteFloat, Field(gt=0.0, le=1.0)] = 0.2
+    popsize: Annotated[int, Field(ge=4)] | None = None
+    proxy_steps: Annotated[int, Field(ge=200)] = 200
+    top_k: Annotated[int, Field(ge=1)] = 4
+    patience: Annotated[int, Field(ge=0)] = 5
+    max_evaluations: Annotated[int, Field(ge=1)] = 48
+    max_time: Annotated[FiniteFloat, Field(gt=0.0)] | None = None
+
+    @field_validator("seed", mode="before")
+    @classmethod
+    def _no_clock(cls, value: Any) -> Any:
+        if value == 0:
+            raise ValueError("0 would mean the clock; choose a whole number from 1 on")
+        return value
 
 
-def make_cma(start: Array, sigma: float, options: SearchOptions, salt: int) -> Any:
+def make_cma(start: Array, sigma: float, settings: SearchSettings, salt: int) -> Any:
     """Return a bounded pycma strategy with a random stream of its own.
 
     pycma's `seed` would reseed NumPy's global stream (and 0 would mean the clock), so
     the stream is handed over instead and the global one stays untouched.
     """
-    if options.seed < 1:
-        raise DarwinError(
-            f"search.seed must be a whole number from 1 on; got {options.seed}."
-            " (0 would mean the clock.)"
-        )
-    stream = np.random.RandomState([options.seed, salt])
-    settings: dict[str, Any] = {
+    stream = np.random.RandomState([settings.seed, salt])
+    given: dict[str, Any] = {
         "bounds": [0.0, 1.0],
         "randn": stream.randn,
         "seed": np.nan,
@@ -55,14 +53,14 @@ def make_cma(start: Array, sigma: float, options: SearchOptions, salt: int) -> A
         "verb_log": 0,
         "CMA_injections_threshold_keep_len": 1,
     }
-    if options.popsize:
-        settings["popsize"] = options.popsize
+    if settings.popsize:
+        given["popsize"] = settings.popsize
     inside = np.clip(start, 0.01, 0.99)
-    return cma.CMAEvolutionStrategy(inside, sigma, settings)
+    return cma.CMAEvolutionStrategy(inside, sigma, given)
 
 
 def maximise(
-    value: Predictor, start: Array, options: SearchOptions, salt: int
+    value: Predictor, start: Array, settings: SearchSettings, salt: int
 ) -> tuple[Array, float, int]:
     """Return the best point CMA-ES finds, its value, and the steps taken.
 
@@ -70,13 +68,13 @@ def maximise(
     proxy_steps steps are done.
     """
     best, best_value = start, float(value(start[None])[0])
-    stream = np.random.RandomState([options.seed, salt, 7])
+    stream = np.random.RandomState([settings.seed, salt, 7])
     steps = 0
-    strategy = make_cma(start, options.sigma0, options, salt)
-    while steps < options.proxy_steps:
+    strategy = make_cma(start, settings.sigma0, settings, salt)
+    while steps < settings.proxy_steps:
         if strategy.stop():
             salt += 1000
-            strategy = make_cma(stream.rand(len(start)), 0.3, options, salt)
+            strategy = make_cma(stream.rand(len(start)), 0.3, settings, salt)
         points = np.array(strategy.ask())
         values = value(points)
         strategy.tell(list(points), list(-values))

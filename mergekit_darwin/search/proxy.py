@@ -33,8 +33,8 @@ from mergekit_darwin.models.names import block_of, site_of, stack_depths
 from mergekit_darwin.ratios.genome import block_gene, extended_genes
 from mergekit_darwin.ratios.rules import Mri, Routing, report_scores
 from mergekit_darwin.scan.report import ModelReport, Report
+from mergekit_darwin.search.space import Array
 
-Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _PUBLISHED = Routing()
@@ -239,22 +239,17 @@ def features(land: Landscape, anchors: Anchors, population: Array) -> Array:
     square_a, square_b = part.father**2, part.mother**2
     energy_a, energy_b = land.energy_father, land.energy_mother
     between = np.sqrt(energy_a * energy_b)
-    total = _dot(square_a, energy_a) + _dot(square_b, energy_b)
+    total = (square_a @ energy_a) + (square_b @ energy_b)
     columns = [
         np.ones(len(population)),
-        _dot(part.father, where_a) + _dot(part.mother, where_b),
-        _dot(square_a, where_a) + _dot(square_b, where_b),
-        down_a * _dot(square_a, energy_a) + down_b * _dot(square_b, energy_b),
-        size * _dot(np.abs(part.father * part.mother), between),
-        size * (_dot(part.noise_father, energy_a) + _dot(part.noise_mother, energy_b)),
+        (part.father @ where_a) + (part.mother @ where_b),
+        (square_a @ where_a) + (square_b @ where_b),
+        down_a * (square_a @ energy_a) + down_b * (square_b @ energy_b),
+        size * (np.abs(part.father * part.mother) @ between),
+        size * ((part.noise_father @ energy_a) + (part.noise_mother @ energy_b)),
         size * np.maximum(total - 1.0, 0.0),
     ]
     return np.stack(columns, axis=1)
-
-
-def _dot(values: Array, weights: Array) -> Array:
-    """Return values [N, T] times weights [T]: summed in one fixed order, no BLAS."""
-    return np.asarray((values * weights).sum(axis=1))
 
 
 def anchor_features(land: Landscape, anchors: Anchors) -> Array:
@@ -285,8 +280,8 @@ def coordinates(land: Landscape, population: Array) -> Array:
         for mask in masks
     ]
     columns += [
-        _dot(part.noise_father, land.energy_father),
-        _dot(part.noise_mother, land.energy_mother),
+        (part.noise_father @ land.energy_father),
+        (part.noise_mother @ land.energy_mother),
     ]
     return np.stack(columns, axis=1)
 
