@@ -76,7 +76,7 @@ def run_here(keys: dict[str, Any], folder: str, options: dict[str, Any]) -> None
     import torch
 
     torch.set_num_threads(1)
-    from mergekit_darwin.evolve.config import make_config
-    from mergekit_darwin.evolve.run import RunOptions, evolve
+    from mergekit_darwin.evolve.config import RunOptions, make_config
+    from mergekit_darwin.evolve.run import evolve
 
     evolve(make_config(keys), Path(folder), RunOptions(quiet=True, **options))

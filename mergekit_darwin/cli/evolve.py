@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ _BAD_HEALTH = 3
     help="Project to log to.",
 )
 @verbosity
-def main(config: str, verbose: int, quiet: bool, **options: Any) -> None:
+def main(
+    config: str, storage_path: str, verbose: int, quiet: bool, **options: Any
+) -> None:
     """Breed a child of two models: scan, search, merge, check, and compare.
 
     EVOLVE.yml names the parents, their base and the lm-evaluation-harness tasks. What
@@ -109,7 +112,12 @@ def main(config: str, verbose: int, quiet: bool, **options: Any) -> None:
     goes on where it was. Exit code 3: finished, but the child is unhealthy.
     """
     _speak(verbose, quiet)
-    sys.exit(_run(config, quiet, options))
+    overrides = {
+        "seed": options.pop("random_seed"),
+        "max_evaluations": options.pop("max_evaluations"),
+    }
+    options["quiet"] = quiet
+    sys.exit(_run(config, Path(storage_path), overrides, options))
 
 
 def _speak(verbose: int, quiet: bool) -> None:
@@ -122,46 +130,26 @@ def _speak(verbose: int, quiet: bool) -> None:
         handler.setLevel(level)
 
 
-def _run(config_path: str, quiet: bool, given: dict[str, Any]) -> int:
-    from mergekit_darwin.evolve.config import read_config
-    from mergekit_darwin.evolve.context import Interrupted
-    from mergekit_darwin.evolve.run import evolve, go_on_hint, with_overrides
+def _run(
+    path: str, folder: Path, overrides: dict[str, Any], options: dict[str, Any]
+) -> int:
+    from mergekit_darwin.evolve.config import RunOptions, read_config, with_overrides
+    from mergekit_darwin.evolve.record import Interrupted
+    from mergekit_darwin.evolve.run import evolve
 
-    config = with_overrides(
-        read_config(config_path),
-        seed=given["random_seed"],
-        max_evaluations=given["max_evaluations"],
-    )
-    folder = Path(given["storage_path"])
+    config = with_overrides(read_config(path), **overrides)
     try:
-        finished = evolve(config, folder, _options(given, quiet))
+        finished = evolve(config, folder, RunOptions(**options))
     except (Interrupted, KeyboardInterrupt):
-        click.echo(go_on_hint(sys.argv[1:]), err=True)
+        command = shlex.join(["mergekit-darwin-evolve", *sys.argv[1:]])
+        click.echo(
+            f"Stopped; everything measured is written down. Go on with:\n  {command}",
+            err=True,
+        )
         return _INTERRUPTED
     click.echo((finished.folder / "report.md").as_posix())
     bad = finished.health is not None and finished.health.verdict == "unhealthy"
     return _BAD_HEALTH if bad else 0
-
-
-def _options(given: dict[str, Any], quiet: bool) -> Any:
-    from mergekit_darwin.evolve.run import RunOptions
-
-    return RunOptions(
-        scratch=given["scratch"],
-        strategy=given["strategy"],
-        workers=given["num_workers"],
-        gpus_per_worker=given["gpus_per_worker"],
-        device=given["device"],
-        eval_dtype=given["eval_dtype"],
-        batch_size=given["batch_size"],
-        in_memory=given["in_memory"],
-        trust_remote_code=given["trust_remote_code"],
-        random_search=given["random_search"],
-        allow_benchmarks=given["allow_benchmark_tasks"],
-        num_threads=given["num_threads"],
-        quiet=quiet,
-        wandb=given["wandb_project"] if given["wandb"] else None,
-    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +19,10 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.merge.settings import Number, WholeMerge
 from mergekit_darwin.ratios.genome import MAX_BLOCKS
-from mergekit_darwin.search import SearchOptions
+from mergekit_darwin.ratios.rules import Mri
+from mergekit_darwin.search.cma import SearchSettings
 
 # Prefixes of public benchmarks, as mergekit-evolve refuses them (mergekit 0.1.5,
 # evo/config.py, check_for_naughty_config), and a few of their relatives (ours).
@@ -46,6 +49,31 @@ BENCHMARKS = (
 )
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What may change between two starts of one run without changing its result.
+
+    eval_dtype "auto" is float32 on a CPU, else the files' own. num_threads are torch's,
+    in every worker alike, so that sums come out the same in all of them.
+    """
+
+    scratch: str | None = None
+    strategy: Literal["serial", "ray"] = "serial"
+    num_workers: int = 1
+    gpus_per_worker: float = 0.0
+    in_memory: bool = False
+    device: str = "cpu"
+    eval_dtype: str = "auto"
+    batch_size: str = "64"
+    num_threads: int | None = None
+    random_search: bool = False
+    allow_benchmark_tasks: bool = False
+    trust_remote_code: bool = False
+    wandb: bool = False
+    wandb_project: str = "mergekit-darwin"
+    quiet: bool = False
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,42 +95,7 @@ class TaskSetting(_Strict):
         return {"name": value} if isinstance(value, str) else value
 
 
-class SearchSetting(_Strict):
-    """How to search; see search.SearchOptions for what each number does."""
-
-    seed: Annotated[int, Field(ge=1)] = 1
-    sigma0: Annotated[FiniteFloat, Field(gt=0.0, le=1.0)] = 0.2
-    popsize: Annotated[int, Field(ge=4)] | None = None
-    proxy_steps: Annotated[int, Field(ge=200)] = 200
-    top_k: Annotated[int, Field(ge=1)] = 4
-    patience: Annotated[int, Field(ge=0)] = 5
-    max_evaluations: Annotated[int, Field(ge=1)] = 48
-    max_time: Annotated[FiniteFloat, Field(gt=0.0)] | None = None
-    strategy: Literal["proxy", "lq", "plain"] = "proxy"
-
-    @field_validator("seed", mode="before")
-    @classmethod
-    def _no_clock(cls, value: Any) -> Any:
-        if value == 0:
-            raise ValueError("0 would mean the clock; choose a whole number from 1 on")
-        return value
-
-    def options(self, noise: float) -> SearchOptions:
-        """Return these settings for the search; noise is one score's standard error."""
-        return SearchOptions(
-            seed=self.seed,
-            sigma0=self.sigma0,
-            popsize=self.popsize or 0,
-            proxy_steps=self.proxy_steps,
-            top_k=self.top_k,
-            patience=self.patience,
-            max_evaluations=self.max_evaluations,
-            strategy=self.strategy,
-            noise=noise,
-        )
-
-
-class EvolveConfig(_Strict):
+class EvolveConfig(WholeMerge):
     """A whole EVOLVE.yml. Paths are absolute once `read_config` has read it."""
 
     father: str
@@ -115,12 +108,8 @@ class EvolveConfig(_Strict):
     chat_template: str | None = None
     blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS)] | None = None
     genes: Literal["published", "extended"] | None = None
-    mri: Literal["published", "relative", "attribution"] | None = None
-    mask_seed: int | Literal["genome"] = 1
-    transplant_low: Annotated[FiniteFloat, Field(ge=0.0, le=1.0)] = 0.15
-    transplant_high: Annotated[FiniteFloat, Field(ge=0.0, le=1.0)] = 0.85
-    rescale: bool = True
-    normalize: bool = False
+    mri: Mri | None = None  # type: ignore[assignment]
+    mask_seed: Annotated[int | Literal["genome"], Number] = 1
     mds: str | None = None
     probes: str | None = None
     probe_items: Annotated[int, Field(ge=1)] = 64
@@ -133,7 +122,7 @@ class EvolveConfig(_Strict):
     fewshot_as_multiturn: bool = True
     model_type: str = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
-    search: SearchSetting = Field(default_factory=SearchSetting)
+    search: SearchSettings = Field(default_factory=SearchSettings)
 
     @field_validator("include_path", mode="before")
     @classmethod
@@ -221,7 +210,7 @@ def _is_type(part: str | int) -> bool:
 
 def _known(place: list[str | int]) -> list[str]:
     if place and place[0] == "search":
-        return list(SearchSetting.model_fields)
+        return list(SearchSettings.model_fields)
     if place and place[0] in ("tasks", "heldout"):
         return list(TaskSetting.model_fields)
     return list(EvolveConfig.model_fields)
@@ -286,3 +275,11 @@ def config_yaml(config: EvolveConfig) -> str:
     """Return the configuration as YAML, defaults included: config.yml of a run."""
     content = config.model_dump(mode="json")
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def with_overrides(config: EvolveConfig, **search: Any) -> EvolveConfig:
+    """Return a config with some search settings replaced."""
+    changes = {key: value for key, value in search.items() if value is not None}
+    return config.model_copy(
+        update={"search": config.search.model_copy(update=changes)}
+    )

@@ -1,18 +1,21 @@
-"""The run folder's state: evaluations.jsonl."""
+"""What is measured, its line in evaluations.jsonl, and the log that a run replays."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.ratios.genome import Genome, extended_genes, make_genome
 
 Phase = Literal["parent", "proxy", "real", "baseline", "final", "stop"]
+Part = Literal["search", "heldout"]
 LOG_NAME = "evaluations.jsonl"
 
 
@@ -23,7 +26,8 @@ class Evaluation(BaseModel):
     the search; the reason on a stop line); items is a digest of the items it was
     measured on; tasks holds {task: {metric: value, "stderr": .., "n": ..}}; score is
     None where error says why. Times in seconds are the only part that may differ
-    between two runs.
+    between two runs. samples, one value an item (higher is better) of each task whose
+    metric is a mean of such, is not part of the line.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,10 +45,58 @@ class Evaluation(BaseModel):
     merge_s: float | None = None
     eval_s: float | None = None
     error: str | None = None
+    samples: dict[str, list[float]] = Field(default={}, exclude=True, repr=False)
 
     def timeless(self) -> dict[str, Any]:
         """Return this line without its times: what a replay must meet again."""
         return self.model_dump(exclude={"merge_s", "eval_s"})
+
+    def value(self, task: str) -> float:
+        """Return a task's metric."""
+        found = self.tasks[task]
+        return next(float(v or 0) for k, v in found.items() if k not in ("stderr", "n"))
+
+    @property
+    def seconds(self) -> float:
+        """The time that merging and measuring took."""
+        return (self.merge_s or 0.0) + (self.eval_s or 0.0)
+
+    @property
+    def made_of(self) -> Genome:
+        """The genome of a child's line."""
+        values = self.genome or {}
+        return make_genome(values, len(values) - len(extended_genes(1)) + 1)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What to measure: a model as it is, or the merge of a YAML.
+
+    genome, digest (its genome_hash) and proxy (its expected score) where it has them.
+    """
+
+    name: str
+    model: str | None = None
+    yaml: str | None = None
+    genome: Genome | None = None
+    digest: str | None = None
+    proxy: float | None = None
+
+    def line(
+        self, index: int, phase: Phase, generation: int, items: str | None = None
+    ) -> Evaluation:
+        """Return the line of the log that waits for this candidate's score."""
+        known = self.proxy is not None and math.isfinite(self.proxy)
+        return Evaluation(
+            index=index,
+            phase=phase,
+            generation=generation,
+            name=self.name,
+            genome=dict(self.genome.values) if self.genome is not None else None,
+            genome_hash=self.digest,
+            proxy=self.proxy if known else None,
+            items=items,
+        )
 
 
 class EvaluationLog:
@@ -62,14 +114,14 @@ class EvaluationLog:
             stream.write(text.encode())
             stream.flush()
             os.fsync(stream.fileno())
-        self.lines[line.index] = line
+        self.lines[line.index] = line.model_copy(update={"samples": {}})
 
-    def by_hash(self, digest: str, items: str) -> Evaluation | None:
-        """Return an earlier successful measurement of a merge on the same items."""
-        for line in self.lines.values():
-            same = line.genome_hash == digest and line.items == items
-            if same and line.score is not None and line.phase != "proxy":
-                return line
+    def earlier(self, line: Evaluation) -> Evaluation | None:
+        """Return an earlier measurement of the same merge on the same items."""
+        for found in self.lines.values():
+            same = (found.genome_hash, found.items) == (line.genome_hash, line.items)
+            if same and found.score is not None and found.index < line.index:
+                return found
         return None
 
 
@@ -113,7 +165,7 @@ def _cut_torn_line(path: Path) -> None:
 def check_fits(found: Evaluation, expected: Evaluation) -> None:
     """Refuse a logged line that is not what this run would have measured.
 
-    Compares index, phase, generation, name and genome. Raises DarwinError.
+    Compares phase, generation, name, genome and items. Raises DarwinError.
     """
     for key in ("phase", "generation", "name", "genome_hash", "genome", "items"):
         left, right = getattr(found, key), getattr(expected, key)
@@ -129,8 +181,3 @@ def check_fits(found: Evaluation, expected: Evaluation) -> None:
 def _short(value: object) -> str:
     text = json.dumps(value) if not isinstance(value, str) else repr(value)
     return text if len(text) < 120 else text[:117] + "..."
-
-
-def finite(value: float | None) -> float | None:
-    """Return the value, or None where JSON has no number for it."""
-    return value if value is not None and math.isfinite(value) else None

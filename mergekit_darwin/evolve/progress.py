@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.context import Run
+from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
 from mergekit_darwin.evolve.log import Evaluation
+from mergekit_darwin.evolve.record import Record
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -33,60 +36,51 @@ def logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class Progress:
-    """A bar over the real evaluations, best score and time to go; wandb beside it."""
+@contextmanager
+def telling(
+    record: Record, config: EvolveConfig, options: RunOptions
+) -> Iterator[None]:
+    """Tell of each new line: a bar over the real evaluations, and wandb beside it."""
+    project = _start_wandb(config, options.wandb_project) if options.wandb else None
+    real = [line for line in record.log.lines.values() if line.phase == "real"]
+    bar = tqdm(
+        total=config.search.max_evaluations,
+        initial=len(real),  # the time to go counts only what is measured now
+        desc="evaluations",
+        disable=options.quiet,
+        dynamic_ncols=True,
+    )
+    best = max((line.score for line in real if line.score is not None), default=None)
 
-    def __init__(self, run: Run, options: Any):
-        from tqdm import tqdm
-
-        self._best: float | None = None
-        self._bar = tqdm(
-            total=run.config.search.max_evaluations,
-            desc="evaluations",
-            disable=options.quiet,
-            dynamic_ncols=True,
-        )
-        real = [line for line in run.log.lines.values() if line.phase == "real"]
-        self._bar.update(len(real))
-        self._bar.initial = len(real)  # the time to go counts only what is measured now
-        for line in real:
-            self._note(line)
-        self._wandb = _start_wandb(run, options.wandb)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-
-    def tell(self, line: Evaluation) -> None:
-        """Show one finished evaluation."""
+    def tell(line: Evaluation) -> None:
+        nonlocal best
         LOG.debug("%s", line.model_dump_json())
         score = "failed" if line.score is None else f"{line.score:.4f}"
         LOG.info("%s %s: %s", line.phase, line.name, score)
         if line.phase == "real":
-            self._note(line)
-            self._bar.update(1)
-        if self._wandb is not None:
-            shown = {"score": line.score, "best_score": self._best, "proxy": line.proxy}
+            known = [value for value in (best, line.score) if value is not None]
+            best = max(known, default=None)
+            bar.update(1)
+            bar.set_postfix(best=best)
+        if project is not None:
+            shown = {"score": line.score, "best_score": best, "proxy": line.proxy}
             shown |= {f"genome/{k}": v for k, v in (line.genome or {}).items()}
-            self._wandb.log({"phase": line.phase, **shown}, step=line.index)
+            project.log({"phase": line.phase, **shown}, step=line.index)
 
-    def _note(self, line: Evaluation) -> None:
-        if line.score is not None and (self._best is None or line.score > self._best):
-            self._best = line.score
-            self._bar.set_postfix(best=f"{line.score:.4f}")
+    record.told = tell
+    try:
+        yield
+    finally:
+        bar.close()
+        if project is not None:
+            project.finish()
 
 
-def _start_wandb(run: Run, project: str | None) -> Any:
-    if project is None:
-        return None
+def _start_wandb(config: EvolveConfig, project: str) -> Any:
     try:
         import wandb
     except ImportError:
         raise DarwinError(
             "--wandb needs wandb: pip install 'mergekit-darwin[wandb]'."
         ) from None
-    return wandb.init(project=project, config=run.config.model_dump(mode="json"))
+    return wandb.init(project=project, config=config.model_dump(mode="json"))

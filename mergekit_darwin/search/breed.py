@@ -84,9 +84,9 @@ def breed(
             _round(space, maximise(value, best, settings, salt + i)[0])
             for i, value in enumerate((belief.mean, belief.hopeful))
         ]
-        points = np.array([_round(space, p) for p in strategy.ask()])
-        order = np.argsort(-belief.mean(points), kind="stable")
-        asked = _unknown(memory, [*peaks, *points[order]])
+        proposed = np.array([_round(space, p) for p in strategy.ask()])
+        order = np.argsort(-belief.mean(proposed), kind="stable")
+        asked = _unknown(memory, [*peaks, *proposed[order]])
         room = settings.max_evaluations - len(memory.points)
         asked = asked[: min(settings.top_k, room)]
         if not asked:
@@ -95,7 +95,7 @@ def breed(
         yield from _measure(memory, generation, np.array(asked), belief)
         stale = 0 if memory.best() > before else stale + 1
         learnt = _refit(surrogate, memory, len(space.genes))
-        told = np.vstack([points, *(p[None] for p in peaks)])
+        told = np.vstack([proposed, *(p[None] for p in peaks)])
         strategy.tell(list(told), [-_known(memory, p, learnt) for p in told])
     return memory
 

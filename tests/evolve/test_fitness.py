@@ -9,15 +9,16 @@ import pytest
 lm_eval = pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError  # noqa: E402
-from mergekit_darwin.evolve.config import TaskSetting, make_config  # noqa: E402
-from mergekit_darwin.evolve.fitness import (  # noqa: E402
-    load_exams,
-    questions,
-    shared_items,
+from mergekit_darwin.evolve.config import RunOptions, make_config  # noqa: E402
+from mergekit_darwin.evolve.fitness import standard_error  # noqa: E402
+from mergekit_darwin.evolve.log import Candidate  # noqa: E402
+from mergekit_darwin.evolve.tasks import (  # noqa: E402
+    load_task_sets,
+    probe_items,
+    shared_samples,
     split_indices,
-    standard_error,
 )
-from mergekit_darwin.evolve.workers import Bench, Job, Worker  # noqa: E402
+from mergekit_darwin.evolve.workers import Worker  # noqa: E402
 from mergekit_darwin.merge.roles import Roles  # noqa: E402
 from mergekit_darwin.merge.yaml import Common, genome_yaml  # noqa: E402
 from mergekit_darwin.ratios.genome import make_genome  # noqa: E402
@@ -29,8 +30,16 @@ def family(tmp_path_factory):
     return evolving.write_family(tmp_path_factory.mktemp("family") / "f")
 
 
-def tasks(*names, **rest):
-    return [TaskSetting(name=name, **rest) for name in names]
+def sets(family, **changes):
+    """Return the searched and the held-out tasks of a config over the family."""
+    found = load_task_sets(make_config(evolving.content(family, **changes)))
+    return found["search"], found["heldout"]
+
+
+def measured(worker, **candidate):
+    """Return what a worker makes of a candidate on the search items, with samples."""
+    made = Candidate("child", **candidate)
+    return worker.measure(made, made.line(0, "real", 0), "search")
 
 
 def test_split_holds_out_evenly_and_loses_nothing():
@@ -47,50 +56,45 @@ def test_standard_error_by_hand():
     assert standard_error(values) == pytest.approx(math.sqrt(0.25 / 4))
 
 
-def test_exams_share_no_item_and_limit_cuts_only_the_search(family):
-    path = [str(family / "tasks")]
-    search, held = load_exams(tasks(*evolving.TASKS), 0.5, include_path=path, limit=5)
-    assert [len(paper.indices) for paper in search.papers] == [5, 5]
-    assert [len(paper.indices) for paper in held.papers] == [12, 12]
-    assert shared_items(search, held) == 0
-    assert shared_items(search, search) == 10
+def test_parts_share_no_sample_and_limit_cuts_only_the_search(family):
+    search, held = sets(family, limit=5)
+    assert [len(task.samples) for task in search.tasks] == [5, 5]
+    assert [len(task.samples) for task in held.tasks] == [12, 12]
+    assert shared_samples(search, held) == 0
+    assert shared_samples(search, search) == 10
     assert search.digest != held.digest
 
 
 def test_held_out_tasks_of_their_own(family):
-    path = [str(family / "tasks")]
-    search, held = load_exams(
-        tasks("toy_sums", weight=3.0), tasks("toy_letters"), include_path=path
-    )
-    assert [paper.name for paper in held.papers] == ["toy_letters"]
-    assert search.papers[0].weight == 1.0
+    names = [{"name": "toy_sums", "weight": 3.0}]
+    search, held = sets(family, tasks=names, heldout=["toy_letters"])
+    assert [task.name for task in held.tasks] == ["toy_letters"]
+    assert search.tasks[0].weight == 1.0
 
 
 def test_unknown_task_names_the_nearest(family):
-    path = [str(family / "tasks")]
     with pytest.raises(DarwinError, match="Did you mean 'toy_sums'"):
-        load_exams(tasks("toy_sumz"), 0.5, include_path=path)
+        sets(family, tasks=["toy_sumz"])
 
 
 def test_unknown_metric_names_the_known(family):
-    path = [str(family / "tasks")]
     with pytest.raises(DarwinError, match="no metric 'f1'"):
-        load_exams(tasks("toy_sums", metric="f1"), 0.5, include_path=path)
+        sets(family, tasks=[{"name": "toy_sums", "metric": "f1"}])
 
 
-def test_questions_are_the_harness_prompts_with_the_right_choice(family):
-    path = [str(family / "tasks")]
-    search, _ = load_exams(tasks("toy_sums"), 0.5, include_path=path)
-    task = search.loaded["toy_sums"]
-    found = questions(search, None, 4)["toy_sums"]
+def test_probe_items_are_the_harness_prompts_with_the_right_choice(family):
+    search, _ = sets(family, tasks=["toy_sums"])
+    task = search.tasks[0]
+    found = probe_items(search, None, 4)["toy_sums"]
     assert len(found) == 4
-    docs = {doc["prompt"]: doc["choices"][doc["answer"]] for doc in task.eval_docs}
-    held = {task.eval_docs[i]["prompt"] for i in range(24)} - {
-        task.eval_docs[i]["prompt"] for i in search.papers[0].indices
+    docs = task.loaded.eval_docs
+    right = {doc["prompt"]: doc["choices"][doc["answer"]] for doc in docs}
+    held = {docs[i]["prompt"] for i in range(24)} - {
+        docs[i]["prompt"] for i in task.samples
     }
-    for question in found:
-        assert docs[question.prompt] == question.completion
-        assert question.prompt not in held
+    for item in found:
+        assert right[item.prompt] == item.completion
+        assert item.prompt not in held
 
 
 def by_hand(model, tokenizer, docs):
@@ -118,33 +122,34 @@ def test_score_is_the_accuracy_computed_by_hand(family):
     import transformers
 
     config = make_config(evolving.content(family))
-    worker = Worker(Bench(config, str(family / "scratch")))
-    outcome = worker.measure(Job(0, "father", "search", model=config.father))
+    worker = Worker(config, RunOptions(), str(family / "scratch"))
+    line = measured(worker, model=config.father)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         config.father, dtype="float32"
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(config.father)
     means = []
-    for paper in worker.exams["search"].papers:
-        docs = worker.exams["search"].loaded[paper.name].eval_docs
-        right = by_hand(model, tokenizer, [docs[i] for i in paper.indices])
-        assert outcome.marks.items[paper.name] == right
+    for task in worker.tasks["search"].tasks:
+        docs = task.loaded.eval_docs
+        right = by_hand(model, tokenizer, [docs[i] for i in task.samples])
+        assert line.samples[task.name] == right
         means.append(sum(right) / len(right))
-    assert outcome.marks.score == pytest.approx(sum(means) / 2)
+    assert line.score == pytest.approx(sum(means) / 2)
 
 
 def test_in_memory_gives_the_same_scores_as_the_disk(family):
     config = make_config(evolving.content(family, dtype="bfloat16"))
     roles = Roles(config.base_model, config.father, config.mother)
     common = Common(roles, head={"dtype": "bfloat16"})
-    disk = Worker(Bench(config, str(family / "scratch")))
-    memory = Worker(Bench(config, str(family / "scratch"), in_memory=True), disk.exams)
+    scratch = str(family / "scratch")
+    disk = Worker(config, RunOptions(), scratch)
+    memory = Worker(config, RunOptions(in_memory=True), scratch, disk.tasks)
     for lam in (0.7, 1.6):
         text = genome_yaml(common, make_genome({"lambda": lam}))
-        job = Job(1, "child", "search", recipe=text)
-        left, right = disk.measure(job), memory.measure(job)
+        left, right = measured(disk, yaml=text), measured(memory, yaml=text)
         assert left.error is None and right.error is None
-        assert left.marks == right.marks
+        assert left.timeless() == right.timeless()
+        assert left.samples == right.samples
     assert not list((family / "scratch").iterdir())
 
 
@@ -171,11 +176,10 @@ def test_in_memory_holds_the_very_weights_of_the_disk(family, tmp_path):
         assert torch.equal(tensor, inside.state_dict()[name]), name
 
 
-def test_a_failing_merge_is_an_outcome_with_its_reason(family):
+def test_a_method_that_cannot_do_it_fails_with_its_reason(family):
     config = make_config(evolving.content(family))
-    worker = Worker(Bench(config, str(family / "scratch")))
-    job = Job(3, "child", "search", recipe="merge_method: no_such\nmodels: []\n")
-    outcome = worker.measure(job)
-    assert outcome.marks is None
-    assert outcome.error
+    worker = Worker(config, RunOptions(), str(family / "scratch"))
+    line = measured(worker, yaml="merge_method: no_such\nmodels: []\n")
+    assert line.score is None
+    assert line.error
     assert not list((family / "scratch").iterdir())

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import make_config
+from mergekit_darwin.evolve.config import RunOptions, make_config
+from mergekit_darwin.evolve.folder import claim
 from mergekit_darwin.evolve.log import read_log
-from mergekit_darwin.evolve.run import RunOptions, evolve
+from mergekit_darwin.evolve.run import evolve
 from mergekit_darwin.files import locked
 from tests import evolving
 
@@ -91,7 +93,8 @@ def test_a_run_leaves_what_it_promises(finished):
     } <= model
     plots = {path.name for path in (finished / "plots").iterdir()}
     assert {"scores.png", "genome.png", "ratios.png", "heldout.png", "mds.png"} <= plots
-    assert not list((finished / "scratch").iterdir())
+    scratch = finished / "scratch"
+    assert not scratch.exists() or not list(scratch.iterdir())
     report = (finished / "report.md").read_text()
     for name in ("father", "linear 0.5", "slerp 0.5", "dare_ties 0.5", "child"):
         assert f"| {name} |" in report
@@ -163,8 +166,6 @@ def test_killed_ten_times_it_ends_as_if_it_never_was(family, finished, tmp_path)
 
 
 def test_a_torn_line_costs_only_itself(family, finished, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     log = folder / "evaluations.jsonl"
@@ -184,8 +185,6 @@ def test_an_edited_config_is_refused_with_the_key(family, finished):
 
 
 def test_an_edited_log_is_refused(family, finished, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     log = folder / "evaluations.jsonl"
@@ -199,62 +198,92 @@ def test_an_edited_log_is_refused(family, finished, tmp_path):
 
 def test_a_second_process_is_refused(family, tmp_path):
     folder = tmp_path / "run"
-    folder.mkdir()
+    claim(folder)
     with locked(folder, "--storage-path"), pytest.raises(DarwinError, match="in use"):
         evolve(make_config(evolving.content(family)), folder, RunOptions(quiet=True))
 
 
-def fail_some(worker, job):
-    """Fail every second child, as a machine short of memory might."""
-    if job.recipe is not None and job.part == "search" and job.index % 2:
-        raise MemoryError("no room for this one")
-
-
-def fail_all(worker, job):
-    """Fail every child."""
-    if job.recipe is not None:
-        raise MemoryError("no room at all")
-
-
 @pytest.fixture
 def failing(monkeypatch):
-    """Make workers fail before they merge, as a function of the job says."""
+    """Make merges fail before they begin, with the error that a rule gives."""
     from mergekit_darwin.evolve import workers
 
     def install(rule):
         genuine = workers.Worker._model
 
-        def model(self, job):
-            rule(self, job)
-            return genuine(self, job)
+        def model(self, candidate):
+            error = rule(candidate) if candidate.yaml is not None else None
+            if error is not None:
+                raise error
+            return genuine(self, candidate)
 
         monkeypatch.setattr(workers.Worker, "_model", model)
 
     return install
 
 
-def test_failures_are_recorded_and_do_not_end_the_run(family, tmp_path, failing):
-    failing(fail_some)
-    done = evolve(
-        make_config(evolving.content(family)),
-        tmp_path / "run",
-        RunOptions(quiet=True, in_memory=True),
+def run_in(family, folder, **options):
+    """Run in this process, merging in memory."""
+    keys = make_config(evolving.content(family))
+    return evolve(keys, folder, RunOptions(quiet=True, in_memory=True, **options))
+
+
+def test_a_genome_that_fails_is_recorded_and_does_not_end_the_run(
+    family, tmp_path, failing
+):
+    failing(
+        lambda child: (
+            ValueError("acc is nan")
+            if str(child.digest) > "8" and child.proxy
+            else None
+        )
     )
+    done = run_in(family, tmp_path / "run")
     lines = read_log(tmp_path / "run" / "evaluations.jsonl").values()
     failed = [line for line in lines if line.error]
     assert failed and done.best.score is not None
-    assert all("no room for this one" in str(line.error) for line in failed)
+    assert all("acc is nan" in str(line.error) for line in failed)
     assert all(line.score is None for line in failed)
 
 
-def test_when_nothing_works_the_first_reason_is_told(family, tmp_path, failing):
-    failing(fail_all)
-    with pytest.raises(DarwinError, match="no room at all"):
-        evolve(
-            make_config(evolving.content(family)),
-            tmp_path / "run",
-            RunOptions(quiet=True),
-        )
+def test_when_no_child_works_the_first_reason_is_told_and_nothing_logged(
+    family, tmp_path, failing
+):
+    failing(lambda child: ValueError("acc is nan"))
+    with pytest.raises(DarwinError, match=r"all 5 failed.*acc is nan"):
+        run_in(family, tmp_path / "run")
+    lines = read_log(tmp_path / "run" / "evaluations.jsonl").values()
+    assert {line.phase for line in lines} == {"parent", "proxy"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        OSError(28, "No space left on device"),
+        RuntimeError("CUDA error: no kernel image"),
+    ],
+)
+def test_a_failure_of_the_world_stops_the_run_and_the_next_start_measures_again(
+    family, finished, tmp_path, failing, monkeypatch, error
+):
+    folder, begun = tmp_path / "run", []
+
+    def later(child):
+        begun.append(child)
+        return error if len(begun) > 3 else None
+
+    with monkeypatch.context():
+        failing(later)
+        with pytest.raises(DarwinError, match="not its own fault") as caught:
+            run_in(family, folder)
+    assert "\n" not in str(caught.value)
+    lines = read_log(folder / "evaluations.jsonl")
+    assert [line.error for line in lines.values()] == [None] * 7
+    if isinstance(error, OSError):  # once is enough: the mended run ends as any other
+        failing(lambda child: None)
+        run_in(family, folder)
+        assert outcome(folder) == outcome(finished)
 
 
 def test_max_time_is_a_logged_decision_that_a_replay_repeats(family, tmp_path):
@@ -301,6 +330,6 @@ def test_ctrl_c_writes_down_and_says_how_to_go_on(family, tmp_path):
 def test_ray_gives_what_serial_gives(family, finished, tmp_path):
     pytest.importorskip("ray")
     folder = tmp_path / "run"
-    process = start(family, folder, strategy="ray", workers=2)
+    process = start(family, folder, strategy="ray", num_workers=2)
     process.join()
     assert outcome(folder) == outcome(finished)
