@@ -25,9 +25,10 @@ import lm_eval
 import torch
 import transformers
 
-from mergekit_darwin.evolve.config import read_config
-from mergekit_darwin.evolve.fitness import _quiet
-from mergekit_darwin.evolve.workers import Bench, Job, Worker, merge_options
+from mergekit_darwin.evolve.config import RunOptions, read_config
+from mergekit_darwin.evolve.log import Candidate
+from mergekit_darwin.evolve.workers import Worker
+from mergekit_darwin.harness import quiet
 from mergekit_darwin.merge.into import merge_into, merge_to
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.yaml import Common, genome_yaml
@@ -48,7 +49,7 @@ def least(work: Callable[[], Any], repeat: int) -> float:
 
 def by_hand(worker: Worker, text: str, memory: Any) -> None:
     """Merge, load and measure with nothing of ours in between."""
-    options = worker._options
+    options = worker.merging
     path = tempfile.mkdtemp()
     if memory is None:
         merge_to(text, Path(path), options)
@@ -58,13 +59,17 @@ def by_hand(worker: Worker, text: str, memory: Any) -> None:
     else:
         merge_into(text, memory, options)
         model = memory
-    tokenizer = worker._tokenizer("hand", worker.bench.config.father)
-    exam = worker.exams["search"]
-    with _quiet():
+    tokenizer = worker._tokenizer("hand", worker.config.father)
+    tasks = worker.tasks["search"].tasks
+    with quiet():
         lm_eval.evaluate(
             lm=worker.harness(model.eval(), tokenizer, path),
-            task_dict={"tasks": dict(exam.loaded), "groups": {}, "group_map": {}},
-            samples={paper.name: list(paper.indices) for paper in exam.papers},
+            task_dict={
+                "tasks": {task.name: task.loaded for task in tasks},
+                "groups": {},
+                "group_map": {},
+            },
+            samples={task.name: list(task.samples) for task in tasks},
             bootstrap_iters=0,
             log_samples=True,
         )
@@ -79,19 +84,20 @@ def main() -> None:
     options = parser.parse_args()
     config = read_config(ROOT / "examples" / "evolve.yml")
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(config, scratch, in_memory=options.in_memory, num_threads=1)
-        worker = Worker(bench)
+        given = RunOptions(in_memory=options.in_memory, num_threads=1)
+        worker = Worker(config, given, scratch)
         roles = Roles(config.base_model, config.father, config.mother)
         common = Common(roles, head={"dtype": "bfloat16"})
-        text = genome_yaml(common, make_genome({}))
-        job = Job(0, "child", "search", recipe=text)
-        outcome = worker.measure(job)  # warms every cache of both sides
-        if outcome.error:
-            raise SystemExit(outcome.error)
+        genome = make_genome({})
+        text = genome_yaml(common, genome)
+        child = Candidate("child", yaml=text, genome=genome)
+        job = (child, child.line(0, "real", 0), "search")
+        done = worker.measure(*job)  # warms every cache of both sides
+        if done.error:
+            raise SystemExit(done.error)
         memory = worker._inner
-        ours = least(lambda: worker.measure(job), options.repeat)
+        ours = least(lambda: worker.measure(*job), options.repeat)
         hand = least(lambda: by_hand(worker, text, memory), options.repeat)
-    assert merge_options(bench) is not None
     print(f"by a worker {ours:.2f} s, by hand {hand:.2f} s of CPU time:", end=" ")
     print(f"overhead {100 * (ours / hand - 1):+.1f} %")
 

@@ -14,6 +14,8 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,65 +25,96 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 import numpy as np
 
 from mergekit_darwin.evolve.breed import make_surrogate, sensible
-from mergekit_darwin.evolve.config import EvolveConfig, read_config
-from mergekit_darwin.evolve.diagnose import (
-    Diagnosis,
-    make_recipe,
-    scan_parents,
-    subject_of,
-)
-from mergekit_darwin.evolve.workers import Bench, Job, Worker
+from mergekit_darwin.evolve.config import RunOptions, read_config
+from mergekit_darwin.evolve.diagnose import Diagnosis, diagnose
+from mergekit_darwin.evolve.record import Record
+from mergekit_darwin.evolve.workers import SerialPool, Worker
 from mergekit_darwin.ratios.genome import Genome, make_genome
-from mergekit_darwin.search import (
-    SearchOptions,
-    breed,
-    make_space,
-    maximise,
-    rank_correlation,
-)
-from mergekit_darwin.search.proxy import Anchors, landscape
+from mergekit_darwin.search.belief import rank_correlation
+from mergekit_darwin.search.breed import breed
+from mergekit_darwin.search.cma import SearchSettings, make_cma, maximise
+from mergekit_darwin.search.space import Array
 
 ROOT = Path(__file__).parent.parent
 
 
-def family_scores(worker: Worker, config: EvolveConfig) -> Any:
-    """Return scores a task [3, K] of base, father and mother, and half an error."""
-    rows, errors = [], []
-    for model in (config.base_model, config.father, config.mother):
-        marks = worker.measure(Job(0, "family", "search", model=model)).marks
-        if marks is None:
-            raise SystemExit(f"{model} cannot be measured")
-        values = [marks.tasks[paper.name] for paper in worker.exams["search"].papers]
-        rows.append([float(next(iter(value.values())) or 0.0) for value in values])
-        errors.append(marks.stderr or 0.02)
-    return np.array(rows), 0.5 * float(np.mean(errors))
+def with_proxy(found: Diagnosis, first: list[Array], settings: Any) -> Iterator[Any]:
+    """What evolve does: the surrogate chooses who is measured."""
+    yield from breed(found.space, make_surrogate(found), first, settings)
 
 
-def prepare(config: EvolveConfig, worker: Worker, folder: Path) -> Diagnosis:
-    """Return what the search starts from: scan, anchors, space."""
-    exam = worker.exams["search"]
-    report = scan_parents(config, exam, worker, folder)
-    (base, father, mother), noise = family_scores(worker, config)
-    weights = np.array([paper.weight for paper in exam.papers])
-    return Diagnosis(
-        report=report,
-        mri="attribution",
-        recipe=make_recipe(config, report, str(folder), "attribution"),
-        space=make_space("extended", 6),
-        land=landscape(report, "attribution", [p.name for p in exam.papers], 6),
-        anchors=Anchors(base, father, mother, weights),
-        noise=noise,
-    )
+def without(found: Diagnosis, first: list[Array], settings: Any) -> Iterator[Any]:
+    """Plain CMA-ES from the best of the first."""
+    yield from _cma(found, first, settings, None)
 
 
-def one_search(found: Diagnosis, options: SearchOptions, score: Any) -> list[float]:
-    """Return the scores of one search, in order, and print its row."""
+def with_lq(found: Diagnosis, first: list[Array], settings: Any) -> Iterator[Any]:
+    """CMA-ES with pycma's linear-quadratic model choosing who is measured."""
+    from cma.fitness_models import LQModel
+
+    model = LQModel()
+    model.settings.max_absolute_size = 1000
+    yield from _cma(found, first, settings, model)
+
+
+def _cma(found: Diagnosis, first: list[Array], settings: Any, model: Any) -> Any:
+    space = found.space
+
+    def rounded(points: Any) -> Array:
+        return np.array([space.encode(space.decode(point)) for point in points])
+
+    points = rounded(first)
+    scores = list((yield Points(points)))
+    _learn(model, points, scores)
+    strategy = make_cma(points[int(np.argmax(scores))], settings.sigma0, settings, 1)
+    while len(scores) < settings.max_evaluations:
+        raw = np.array(strategy.ask())
+        if model is not None and model.size > 1:
+            raw = raw[np.argsort([model.eval(x) for x in raw], kind="stable")]
+        room = settings.max_evaluations - len(scores)
+        points = rounded(raw)
+        count = min(settings.top_k if model else len(raw), room)
+        now = yield Points(points[:count])
+        _learn(model, points[:count], now)
+        scores += now
+        rest = [float(model.eval(x)) if model else 1e9 for x in points[count:]]
+        strategy.tell(list(raw), [*(-score for score in now), *rest])
+        if model is not None and model.size > 2:
+            strategy.inject([model.xopt])
+
+
+def _learn(model: Any, points: Array, scores: list[float]) -> None:
+    if model is not None:
+        for point, score in zip(points, scores, strict=True):
+            model.add_data_row(point, -score)
+        model.sort(len(scores))
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a search without a surrogate asks for; it expects nothing."""
+
+    points: Array
+
+    @property
+    def expected(self) -> Array:
+        """Zeros, which correlate with nothing."""
+        return np.zeros(len(self.points))
+
+
+STRATEGIES = {"proxy": with_proxy, "lq": with_lq, "plain": without}
+
+
+def one_search(
+    found: Diagnosis, strategy: str, settings: SearchSettings, score: Any
+) -> None:
+    """Run one search and print its row."""
     surrogate, space = make_surrogate(found), found.space
     empty = surrogate(np.empty((0, len(space.genes))), np.empty(0))
     start = space.encode(make_genome({}))
-    peak, _, _ = maximise(empty.mean, start, options, 0)
+    peak, _, _ = maximise(empty.mean, start, settings, 0)
     first = [*(space.encode(g) for g in sensible(space).values()), peak]
-    search = breed(space, surrogate, first, options)
+    search: Any = STRATEGIES[strategy](found, first, settings)
     scores: list[float] = []
     expected: list[float] = []
     ask = next(search)
@@ -98,8 +131,7 @@ def one_search(found: Diagnosis, options: SearchOptions, score: Any) -> list[flo
     rho = rank_correlation(expected, scores)
     cells = " | ".join(f"{value:.4f}" for value in marks)
     shown = "-" if rho is None else f"{rho:.2f}"
-    print(f"| {options.strategy} | {options.seed} | {cells} | {shown} |", flush=True)
-    return scores
+    print(f"| {strategy} | {settings.seed} | {cells} | {shown} |", flush=True)
 
 
 def main() -> None:
@@ -108,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--evaluations", type=int, default=32)
     parser.add_argument("--items", type=int, default=80)
-    parser.add_argument("--strategies", nargs="+", default=["proxy", "lq", "plain"])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
     parser.add_argument("--cache", type=Path, default=Path("search_strategies.jsonl"))
     given = parser.parse_args()
     config = read_config(ROOT / "examples" / "evolve.yml")
@@ -117,33 +149,29 @@ def main() -> None:
     if given.cache.exists():
         known = dict(json.loads(line) for line in given.cache.open())
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(config, folder, in_memory=True, num_threads=1, batch_size="256")
-        worker = Worker(bench)
-        found = prepare(config, worker, Path(folder) / "mds")
+        options = RunOptions(in_memory=True, num_threads=1, batch_size="256")
+        worker = Worker(config, options, folder)
+        digests = {part: tasks.digest for part, tasks in worker.tasks.items()}
+        record = Record(Path(folder), SerialPool(worker), digests)
+        found = diagnose(config, Path(folder), record, worker)
 
         def score(genome: Genome) -> float:
-            subject = subject_of(found.recipe, genome)
-            digest = str(subject.digest)
-            if digest not in known:
-                job = Job(0, "child", "search", recipe=subject.recipe)
-                marks = worker.measure(job).marks
-                known[digest] = marks.score if marks is not None else 0.0
+            child = found.candidate(genome)
+            if child.name not in known:
+                line = worker.measure(child, child.line(0, "real", 0), "search")
+                known[child.name] = line.score or 0.0
                 with given.cache.open("a") as stream:
-                    stream.write(json.dumps([digest, known[digest]]) + "\n")
-            return known[digest]
+                    stream.write(json.dumps([child.name, known[child.name]]) + "\n")
+            return known[child.name]
 
         print("| strategy | seed | 5 | 12 | 20 | 28 | all | rank correlation |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for seed in given.seeds:
             for strategy in given.strategies:
-                options = SearchOptions(
-                    seed=seed,
-                    strategy=strategy,
-                    max_evaluations=given.evaluations,
-                    patience=0,
-                    noise=found.noise,
+                settings = SearchSettings(
+                    seed=seed, max_evaluations=given.evaluations, patience=0
                 )
-                one_search(found, options, score)
+                one_search(found, strategy, settings, score)
 
 
 if __name__ == "__main__":

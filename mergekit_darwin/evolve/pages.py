@@ -123,8 +123,9 @@ def _search(run: Finished) -> str:
         f" {_minutes(until)} minutes.",
         "- Rank correlation of what the proxy expected and what was measured:"
         f" {'undefined' if quality is None else f'{quality:.2f}'}.",
-        f"- Reading of the scan: {run.diagnosis.common.settings.mri}; genes: {config.gene_kind},"
-        f" {len(run.diagnosis.space.genes)} of them; seed {config.search.seed}.",
+        f"- Reading of the scan: {run.diagnosis.common.settings.mri}; genes:"
+        f" {config.gene_kind}, {len(run.diagnosis.space.genes)} of them; seed"
+        f" {config.search.seed}.",
     ]
     rows += [f"- First failure: {line.error}" for line in failed[:1]]
     return "\n".join(rows)

@@ -93,7 +93,8 @@ class Worker:
             path = _local(str(candidate.model))
             yield self._load(path), self._tokenizer(path, path), path
             return
-        if self.options.in_memory:
+        # Other methods draw from a global stream that only a run to the disk seeds.
+        if self.options.in_memory and candidate.genome is not None:
             model = self._merged_inside(candidate.yaml)
             donor = _local(self.config.base_model or self.config.father)
             yield model, self._tokenizer(donor, donor), donor

@@ -145,8 +145,9 @@ def test_in_memory_gives_the_same_scores_as_the_disk(family):
     disk = Worker(config, RunOptions(), scratch)
     memory = Worker(config, RunOptions(in_memory=True), scratch, disk.tasks)
     for lam in (0.7, 1.6):
-        text = genome_yaml(common, make_genome({"lambda": lam}))
-        left, right = measured(disk, yaml=text), measured(memory, yaml=text)
+        genome = make_genome({"lambda": lam})
+        made = {"yaml": genome_yaml(common, genome), "genome": genome}
+        left, right = measured(disk, **made), measured(memory, **made)
         assert left.error is None and right.error is None
         assert left.timeless() == right.timeless()
         assert left.samples == right.samples
