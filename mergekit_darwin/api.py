@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mergekit_darwin.delphi.report import Report as Consensus
     from mergekit_darwin.evolve.family import Member
-    from mergekit_darwin.evolve.run import Finished
+    from mergekit_darwin.evolve.finish import Finished
     from mergekit_darwin.health.report import Health
     from mergekit_darwin.ratios.genome import Genome
     from mergekit_darwin.ratios.rules import Prescription
@@ -200,11 +200,11 @@ def breed(config: PathLike, folder: PathLike, **options: Any) -> Finished:
     """Breed a child as an EVOLVE.yml says, in a folder of the run; return what is left.
 
     Called again after a stop it goes on where it was and ends with the same bytes.
-    options are the fields of evolve.run.RunOptions (strategy, device, batch_size, ...).
-    Raises DarwinError.
+    options are the fields of evolve.config.RunOptions (strategy, device ...). Raises
+    DarwinError.
     """
-    from mergekit_darwin.evolve.config import read_config
-    from mergekit_darwin.evolve.run import RunOptions, evolve
+    from mergekit_darwin.evolve.config import RunOptions, read_config
+    from mergekit_darwin.evolve.run import evolve
 
     known = RunOptions.__dataclass_fields__
     _refuse_unknown(options, known)

@@ -61,10 +61,10 @@ def write_card(run: Finished) -> Path:
 
 def _heldout(run: Finished) -> Score | None:
     """Return the child's score on the held-out items, where it was measured."""
-    if run.table is None or run.table.child.score is None:
+    child = run.table.child if run.table is not None else None
+    if run.table is None or child is None or child.score is None:
         return None
-    child, tasks = run.table.child, run.table.tasks
-    return Score(score=child.score, stderr=combined_error(tasks, child))
+    return Score(score=child.score, stderr=combined_error(run.table.tasks, child))
 
 
 def _genome_parts(run: Finished) -> list[str]:

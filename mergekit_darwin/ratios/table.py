@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.ratios.rules import COLUMNS, Prescription
+from mergekit_darwin.models.names import Site
+from mergekit_darwin.ratios.rules import COLUMNS, Prescription, Scores
 
 
 def table_json(rows: Iterable[Prescription]) -> str:
@@ -31,10 +32,21 @@ def table_csv(rows: Iterable[Prescription]) -> str:
 def read_rows(path: Path) -> list[Prescription]:
     """Return the rows of a CSV table that table_csv wrote, a merge's record say."""
     with path.open(encoding="utf-8", newline="") as stream:
-        return [
-            Prescription(**{key: _cell(key, text) for key, text in row.items()})
-            for row in csv.DictReader(stream)
-        ]
+        return [_prescription(row) for row in csv.DictReader(stream)]
+
+
+def _prescription(row: Mapping[str, str]) -> Prescription:
+    """Return a row as the object whose columns it shows."""
+    cells = {key: _cell(key, text) for key, text in row.items()}
+    parts = [cells[name] for name in ("name", "stack", "layer", "component")]
+    scores = None
+    if cells["mri_ratio"] is not None:
+        static = (cells["static_father"], cells["static_mother"])
+        probe = (cells["probe_father"], cells["probe_mother"])
+        known = None if probe == (None, None) else probe
+        scores = Scores(static, known, cells["mri_ratio"])
+    last = [cells[name] for name in ("genome_ratio", "ratio", "route")]
+    return Prescription(Site(*parts), cells["block"], scores, *last)
 
 
 def _cell(column: str, text: str) -> Any:
