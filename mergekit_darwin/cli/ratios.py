@@ -10,7 +10,7 @@ import click
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.merge.filters import METHODS
-from mergekit_darwin.talk import setup_logging, verbosity
+from mergekit_darwin.talk import loading, paged, setup_logging, verbosity
 
 if TYPE_CHECKING:
     from mergekit.options import MergeOptions
@@ -49,10 +49,9 @@ LOG = logging.getLogger("mergekit_darwin")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also draw the ratios, layers by components, into FILE.png.",
 )
-@click.option("--trust-remote-code", is_flag=True, help="Trust the models' own code.")
+@paged
 @click.option("--allow-crimes", is_flag=True, help="Allow mixing architectures.")
-@click.option("--lora-merge-cache", help="Where merged LoRA models are kept.")
-@click.option("--transformers-cache", help="Where downloaded models are kept.")
+@loading
 @verbosity
 def main(
     config_file: str,
@@ -61,6 +60,7 @@ def main(
     method: str | None,
     out: Path | None,
     plot: Path | None,
+    page: Path | None,
     verbose: int,
     quiet: bool,
     **merge_options: Any,
@@ -81,7 +81,7 @@ def main(
     options = MergeOptions(**merge_options)
     check(config_file, options, quiet=quiet)
     try:
-        text = _answer(config_file, options, form, explain, method, plot, quiet)
+        text = _answer(config_file, options, form, explain, method, (plot, page), quiet)
         _deliver(text, out)
     except OSError as error:
         raise DarwinError(f"Cannot read or write a file ({error}).") from error
@@ -116,10 +116,10 @@ def _answer(
     form: str | None,
     explain: str | None,
     method: Any,
-    plot: Path | None,
+    drawn: tuple[Path | None, Path | None],
     quiet: bool,
 ) -> str:
-    """Return what was asked for as text; draws the picture on the way."""
+    """Return what was asked for as text; draws picture and page on the way."""
     from mergekit_darwin.merge.explain import explain as explain_tensor
     from mergekit_darwin.merge.export import plain_yaml
     from mergekit_darwin.merge.preview import plan_run, ratio_rows, read_config
@@ -127,13 +127,18 @@ def _answer(
     from mergekit_darwin.ratios.table import table_csv, table_json
 
     planned = plan_run(read_config(config_file), options)
-    if explain is not None and plot is None:
+    plot, page = drawn
+    if explain is not None and plot is None and page is None:
         return explain_tensor(planned, explain)
     rows = ratio_rows(planned, quiet=quiet)
     if plot is not None:
         from mergekit_darwin.ratios.picture import plot_ratios
 
         plot_ratios(rows, plot)
+    if page is not None:
+        from mergekit_darwin.ratios.page import write_ratio_page
+
+        write_ratio_page(rows, page)
     if explain is not None:
         return explain_tensor(planned, explain)
     if method is not None:

@@ -147,11 +147,19 @@ def _pair(
         shown = {"xaxis": axis, "showscale": axis == "x2", **look}
         traces.append(page.heatmap(grid, names, down, **shown))
     layout = {
-        "xaxis": {"domain": [0, 0.48], "title": {"text": "Father"}},
-        "xaxis2": {"domain": [0.52, 1], "title": {"text": "Mother"}},
+        "xaxis": _axis("Father", 0.0),
+        "xaxis2": _axis("Mother", 0.52),
         "yaxis": {"autorange": "reversed", "title": {"text": "layer"}},
     }
     return page.Figure(traces, layout, 160 + _ROW * depth)
+
+
+def _axis(role: str, start: float) -> dict[str, Any]:
+    return {
+        "domain": [start, start + 0.48],
+        "title": {"text": role, "standoff": 8},
+        "automargin": True,
+    }
 
 
 def _probes(report: Report) -> page.Figure:
