@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mergekit_darwin import page
+from mergekit_darwin.models.names import Site
 from mergekit_darwin.ratios.page import write_ratio_page
 from mergekit_darwin.ratios.rules import Prescription
 from tests.browser import BROWSER, ask
@@ -22,21 +23,10 @@ def rows(layers: int = 3) -> list[Prescription]:
         for part, name in enumerate(PARTS):
             ratio = (7 * layer + 3 * part) % 11 / 10
             route = "father" if ratio < 0.15 else "mother" if ratio > 0.85 else "blend"
-            row = Prescription(
-                name=f"model.layers.{layer}.{name}.weight",
-                stack="model.layers",
-                layer=layer,
-                block=layer,
-                component="attn" if part < 2 else "ffn",
-                static_father=1.0,
-                static_mother=1.0,
-                probe_father=None,
-                probe_mother=None,
-                mri_ratio=0.5,
-                genome_ratio=0.5,
-                ratio=ratio,
-                route=route,  # type: ignore[arg-type]
-            )
+            component = "attn" if part < 2 else "ffn"
+            full = f"model.layers.{layer}.{name}.weight"
+            site = Site(full, "model.layers", layer, component)  # type: ignore[arg-type]
+            row = Prescription(site, layer, None, 0.5, ratio, route)  # type: ignore[arg-type]
             made.append(row)
     return made
 

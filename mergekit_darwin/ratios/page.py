@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mergekit_darwin import page, palette
 from mergekit_darwin.models.names import site_of, stack_depths
 from mergekit_darwin.ratios.report_screen import layer_ratios
-from mergekit_darwin.ratios.rules import Prescription, report_scores
-from mergekit_darwin.ratios.table import COLUMNS
+from mergekit_darwin.ratios.rules import COLUMNS, Prescription, report_scores
 from mergekit_darwin.scan.report import ModelReport, Report
 
 _COLUMNS: tuple[str, ...] = ("name", "layer", "component", "entropy F", "entropy M")
@@ -61,7 +59,7 @@ def write_ratio_page(rows: Sequence[Prescription], path: Path) -> None:
 
 def _table(rows: Sequence[Prescription]) -> page.Table:
     """Return the table of the rows, without columns in which no row has a value."""
-    cells = [asdict(row) for row in rows]
+    cells = [row.columns() for row in rows]
     used = [key for key in COLUMNS if any(row[key] is not None for row in cells)]
     return page.Table(tuple(used), [[row[key] for key in used] for row in cells])
 
@@ -76,10 +74,10 @@ def maps(rows: Sequence[Prescription]) -> list[page.Figure]:
     span = min(0.5, max(0.01, *blends, 0.0) if blends else 0.5)
     made = []
     for stack in sorted(depths, key=lambda name: (-depths[name], name)):
-        inside = [row for row in rows if row.stack == stack]
+        inside = [row for row in rows if row.site.stack == stack]
         title = f"{stack}, {depths[stack]} layers"
         made.append(_map(inside, title, depths[stack], span))
-    loose = [row for row in rows if row.layer is None]
+    loose = [row for row in rows if row.site.layer is None]
     return [*made, _map(loose, "outside the layers", 1, span)] if loose else made
 
 
@@ -87,7 +85,7 @@ def _map(
     rows: Sequence[Prescription], title: str, depth: int, span: float
 ) -> page.Figure:
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
-    place = {(_kind(row), row.layer or 0): row for row in rows}
+    place = {(_kind(row), row.site.layer or 0): row for row in rows}
     grid: list[list[float | None]] = []
     hover: list[list[str]] = []
     for kind in kinds:
@@ -112,9 +110,8 @@ def _map(
 
 
 def _kind(row: Prescription) -> str:
-    if row.layer is None or row.stack is None:
-        return row.name
-    return row.name.removeprefix(f"{row.stack}.{row.layer}.")
+    site = row.site
+    return site.name.removeprefix(f"{site.stack}.{site.layer}.")
 
 
 def _told(row: Prescription) -> str:
