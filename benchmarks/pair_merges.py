@@ -39,6 +39,8 @@ LAMBDAS = (0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
 RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Thirty uniform merges: base + lambda ((1 - ratio) father + ratio mother's delta)."""
 EVALUATIONS = len(LAMBDAS) * len(RATIOS)
+PROBE_ITEMS = 16
+"""Search items a skill that evolve's scan reads: 60 forwards of each."""
 
 
 def make_uniform(out: Path, name: str, seed: int) -> None:
@@ -99,6 +101,7 @@ def evolve(out: Path, name: str, seed: int) -> None:
         "include_path": str(out / "tasks"),
         "tasks": [f"{x}_search" for x in pair.skills],
         "heldout": [f"{x}_heldout" for x in pair.skills],
+        "probe_items": PROBE_ITEMS,
         "search": {"seed": seed, "max_evaluations": EVALUATIONS},
     }
     run = out / "runs" / f"{name}_seed{seed}"
