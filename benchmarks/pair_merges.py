@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 from mergekit.options import MergeOptions
-from pair_items import read_jsonl
+from pair_items import read_jsonl, write_jsonl
 from pair_models import load
 from pair_scores import exact
 
@@ -40,7 +40,7 @@ RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8)
 """Thirty uniform merges: base + lambda ((1 - ratio) father + ratio mother's delta)."""
 EVALUATIONS = len(LAMBDAS) * len(RATIOS)
 PROBE_ITEMS = 16
-"""Search items a skill that evolve's scan reads: 60 forwards of each."""
+"""Search items a skill that evolve's scan reads: 31 forwards of each."""
 
 
 def make_uniform(out: Path, name: str, seed: int) -> None:
@@ -87,6 +87,15 @@ def make_grid(out: Path, name: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _few_probes(out: Path, pair: Pair) -> Path:
+    """Return a folder with a few training items, scanned in place of the packaged
+    probes: evolve gives those no weight, and they cost most of its scan."""
+    folder = out / "probes" / pair.father
+    items = read_jsonl(out / "items" / pair.skills[0] / "refit.jsonl")
+    write_jsonl(folder / "few.jsonl", items[:8])
+    return folder
+
+
 def evolve(out: Path, name: str, seed: int) -> None:
     """Breed the pair as mergekit-darwin-evolve does, with as many merges as the grid.
 
@@ -101,6 +110,7 @@ def evolve(out: Path, name: str, seed: int) -> None:
         "include_path": str(out / "tasks"),
         "tasks": [f"{x}_search" for x in pair.skills],
         "heldout": [f"{x}_heldout" for x in pair.skills],
+        "probes": str(_few_probes(out, pair)),
         "probe_items": PROBE_ITEMS,
         "search": {"seed": seed, "max_evaluations": EVALUATIONS},
     }
