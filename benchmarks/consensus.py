@@ -5,6 +5,7 @@
     python benchmarks/consensus.py one-token OUT MODEL    # exact, no sampling
     mergekit-darwin-delphi MODEL --include-path OUT/consensus_tasks \
         --tasks sums_generated --shadow --out OUT/delphi  # by sampling
+    python benchmarks/consensus.py replay OUT/delphi      # other plans, same samples
 
 One-token answers: what a model would answer first, of the four words that an item
 shows. One forward pass gives the chance of each, so that the accuracy of a vote of any
@@ -21,10 +22,13 @@ from typing import Any
 
 import yaml
 
-from mergekit_darwin.delphi.guarantee import vote_accuracy
+from mergekit_darwin.delphi.guarantee import make_plan, vote_accuracy
+from mergekit_darwin.delphi.report import STOPPED, make_report
+from mergekit_darwin.delphi.samples import SAMPLES_NAME, read_samples
 
 SKILLS = ("sums", "differences", "words", "steps")
 VOTES = (1, 4, 16, 64)
+RISKS = (0.0, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 
 def write_tasks(out: Path) -> None:
@@ -134,17 +138,42 @@ def _mean(values: Any) -> str:
     return f"{mean:.4f} ± {math.sqrt(spread / len(found)):.4f}"
 
 
+def replay(folder: Path) -> None:
+    """Print what other plans would have saved and said on the samples of a run."""
+    held = read_samples(folder / SAMPLES_NAME)
+    task = next(iter(held))[0]
+    print("| stage | risk | tolerance | worst case | saved | agreement | score |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for stage in (2, 4, 8):
+        for risk in RISKS:
+            plan = make_plan(16, stage, risk)
+            metrics = {task: ("metric", 1.0)}
+            report = make_report(
+                "", plan, {task: list(held.values())}, metrics=metrics, risk=risk
+            )
+            found = report.tasks[task]
+            score = found.scores[STOPPED]
+            print(
+                f"| {stage} | {risk} | {plan.tolerance:.4f} |"
+                f" {report.worst.chance:.4f} | {found.cost.saved:.1%} |"
+                f" {found.agreement.share if found.agreement else 1.0:.3f} |"
+                f" {score.mean:.4f} ± {score.stderr:.4f} |"
+            )
+
+
 def main() -> None:
     """Read the command line and do one step."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("tasks", "one-token"))
+    parser.add_argument("step", choices=("tasks", "one-token", "replay"))
     parser.add_argument("out", type=Path)
     parser.add_argument("model", type=Path, nargs="?")
     options = parser.parse_args()
     if options.step == "tasks":
         write_tasks(options.out)
+    elif options.step == "replay":
+        replay(options.out)
     else:
         one_token(options.out, options.model)
 
