@@ -7,6 +7,7 @@ takes which candidate changes no result.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.harness import open_model
 from mergekit_darwin.talk import silent
 
+LOG = logging.getLogger("mergekit_darwin")
 Job = tuple[Candidate, Evaluation]
 
 
@@ -149,16 +151,30 @@ class Worker:
         return model.to(self.options.device).eval()
 
     def _tokenizer(self, key: str, path: str) -> Any:
+        """Return the tokenizer in a folder; with chats, one that has a template."""
         if key not in self._tokenizers:
             import transformers
 
-            self._tokenizers[key] = transformers.AutoTokenizer.from_pretrained(
+            found = transformers.AutoTokenizer.from_pretrained(
                 path, trust_remote_code=self.options.trust_remote_code
             )
+            father = _local(self.config.father)
+            if self.config.apply_chat_template and key != father:
+                if not found.chat_template:
+                    found.chat_template = self._tokenizer(father, father).chat_template
+                    LOG.warning(
+                        "%s has no chat template and is measured with the Father's."
+                        " A child has the base's tokenizer unless told otherwise:"
+                        " chat_template: auto gives it a template.",
+                        key,
+                    )
+            self._tokenizers[key] = found
         return self._tokenizers[key]
 
     def template(self) -> Any:
         """Return a harness model of the Father, for its chat template alone."""
+        for model in filter(None, (self.config.mother, self.config.base_model)):
+            self._tokenizer(_local(model), _local(model))  # says here if it has none
         path = _local(self.config.father)
         return self.harness(self._load(path), self._tokenizer(path, path), path)
 

@@ -109,7 +109,7 @@ def test_breeding_searches_and_holds_out_generated_answers(chat, tmp_path):
 
 def test_a_multimodal_wrapper_is_measured_by_what_it_generates(tmp_path):
     """Gemma 4's wrapper, as a parent and merged: its text part answers."""
-    base = tiny.tiny_gemma4(tmp_path / "base", 1)
+    base = tiny.tiny_gemma4(tmp_path / "base", 1, layers=6, vision_layers=1)
     tiny.nudged(base, tmp_path / "father", 2, size=0.5)
     tiny.nudged(base, tmp_path / "mother", 3, size=0.5)
     (tmp_path / "tasks").mkdir()
