@@ -152,12 +152,17 @@ def _solve_maps(
     for walk in walks:
         x = walk.stream.rows(walk.read)
         wide = augmented(x, first)
+        if stage.writes:
+            wide = wide * walk.taught.weights[stage.maps[0]].sqrt()[:, None]
         xx = _plus(xx, product(wide, wide), walk.share)
         for path, scale in zip(stage.maps, stage.scales, strict=True):
             aim = walk.taught.outputs[path]
             if rule.residual and scale is not None:
                 aim = (aim - walk.before) / scale
-            lack = product(wide, aim - modules[path](x))
+            lack = aim - modules[path](x)
+            if stage.writes:
+                lack = lack * walk.taught.weights[path].sqrt()[:, None]
+            lack = product(wide, lack)
             xr[path] = _plus(xr.get(path), lack, walk.share)
     if xx is None:
         return

@@ -32,6 +32,11 @@ class Stage:
     scales: tuple[float | None, ...]
     bank: bool = False
 
+    @property
+    def writes(self) -> bool:
+        """Whether all that the maps give is added to the stream."""
+        return None not in self.scales
+
 
 class Stopped(Exception):
     """Ends a layer's forward once the wanted input has been seen."""

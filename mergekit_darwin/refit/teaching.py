@@ -17,9 +17,16 @@ from mergekit_darwin.scan.decoder import Decoder, apply_layer
 
 @dataclass
 class Taught:
-    """One batch at its teacher: outputs [n, out] (or streams) by map, banks' inputs."""
+    """One batch at its teacher: outputs [n, out] (or streams) by map, banks' inputs.
+
+    weights [n], by map that writes the stream, are what a token's error counts there:
+    relative to the stream after the map, since whatever reads it normalises it first.
+    Tokens that models park attention on have streams a hundred times the others' and
+    would otherwise be all that is fitted.
+    """
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -34,6 +41,13 @@ class Held:
     tokens: int = 0
     moments: dict[str, Moments] = field(default_factory=dict)
     calls: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def add(self, path: str, xx: Tensor) -> None:
+        """Add one batch's sum of x x' to a stage's."""
+        if path in self.moments:
+            self.moments[path].xx += xx
+        else:
+            self.moments[path] = Moments(xx)
 
 
 def chosen(
@@ -72,6 +86,7 @@ def _notes(
             real, scale = stream.rows(output), scales[path]
             if scale is not None:
                 after[0] = after[0] + scale * real
+                noted.weights[path] = relative(after[0])
             if path in banks:
                 noted.inputs[path] = stream.rows(x)
             else:
@@ -88,38 +103,50 @@ def hold(
     child: Decoder, layer: int, stages: Sequence[Stage], streams: Sequence[Stream]
 ) -> Held:
     """Move general text through a layer of the child as it is; return its moments."""
-    firsts = {stage.maps[0] for stage in stages}
-    modules = {p: m for p, m in chosen(child, layer, stages).items() if p in firsts}
-    banks = {stage.maps[0] for stage in stages if stage.bank}
+    modules = chosen(child, layer, stages)
     held = Held()
     for stream in streams:
         held.tokens += int(stream.batch.real.sum())
-        with forwards(modules, _sums(modules, banks, stream, held)):
+        with forwards(modules, _sums(modules, stages, stream, held)):
             call = stream.calls[layer]
             stream.hidden = apply_layer(child, layer, stream.hidden, call)
     return held
 
 
 def _sums(
-    modules: dict[str, nn.Module], banks: set[str], stream: Stream, held: Held
+    modules: dict[str, nn.Module],
+    stages: Sequence[Stage],
+    stream: Stream,
+    held: Held,
 ) -> Callable[[str, Any], Callable[..., Any]]:
+    scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
+    firsts = {stage.maps[0]: stage for stage in stages}
+    after = [stream.rows(stream.hidden)]
+
     def make(path: str, original: Any) -> Callable[..., Any]:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            real = stream.rows(x)
-            if path in banks:
+            output = original(x, *args, **kwargs)
+            scale, stage = scales[path], firsts.get(path)
+            if scale is not None:
+                after[0] = after[0] + scale * stream.rows(output)
+            if stage is not None and stage.bank:
                 index = stream.rows(index_of(args, kwargs))
-                held.calls.setdefault(path, []).append((real, index))
-            else:
-                real = augmented(real, modules[path])
-                found = product(real, real)
-                if path in held.moments:
-                    found += held.moments[path].xx
-                held.moments[path] = Moments(found)
-            return original(x, *args, **kwargs)
+                held.calls.setdefault(path, []).append((stream.rows(x), index))
+            elif stage is not None:
+                real = augmented(stream.rows(x), modules[path])
+                if stage.writes:
+                    real = real * relative(after[0]).sqrt()[:, None]
+                held.add(path, product(real, real))
+            return output
 
         return forward
 
     return make
+
+
+def relative(after: Tensor) -> Tensor:
+    """Return 1 / |x|^2 of a stream's rows [n, D], what a squared error counts there."""
+    return after.square().sum(dim=1).clamp_min(1e-30).reciprocal()
 
 
 def index_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
