@@ -137,7 +137,7 @@ def test_child_that_is_its_parents_stays_bit_for_bit(
 def test_with_one_parent_alone_the_child_becomes_it(
     pair: dict[str, str], general: Path, tmp_path: Path
 ) -> None:
-    """Other maps, all else the Father's, enough tokens, no general text: his outputs."""
+    """With other maps, all else his, enough tokens, no general text: his outputs."""
     report = refit_child(
         pair["maps"],
         pair["father"],
@@ -175,7 +175,8 @@ def test_two_parents_are_both_nearer_than_before_and_bytes_repeat(
         assert row.father_after < row.father_before
         assert row.mother_after < row.mother_before
     first, second = (
-        (tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")
+        (tmp_path / name / "model.safetensors").read_bytes()
+        for name in ("out", "again")
     )
     assert first == second
     assert read_refit(tmp_path / "out").texts["father"].probes.keys() == {"ONE"}
