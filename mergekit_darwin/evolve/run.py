@@ -20,6 +20,7 @@ from mergekit_darwin.evolve.finish import (
     write_best,
 )
 from mergekit_darwin.evolve.folder import claim, freeze, scratch_of
+from mergekit_darwin.evolve.html import write_html
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
 from mergekit_darwin.evolve.progress import logging_to, telling
 from mergekit_darwin.evolve.record import Record
@@ -112,6 +113,7 @@ def _go(
     make_final_model(run, options.trust_remote_code)
     run = compare(check_health(run, worker), record, worker.tasks["heldout"], rival)
     write_report(run)
+    write_html(run)
     write_card(run)
     _say_end(run)
     return run

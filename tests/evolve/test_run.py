@@ -78,6 +78,7 @@ def test_a_run_leaves_what_it_promises(finished):
         "evaluations.jsonl",
         "best.yml",
         "report.md",
+        "report.html",
         "final_model",
         "log.txt",
         "health",
