@@ -1,5 +1,6 @@
 # What people and CI run; everything happens in the Python that `python` names.
-.PHONY: check types test quick check-all docs wheel bench
+.PHONY: check test quick check-all docs wheel
+DIST ?= dist
 
 check: ## lint, format, types
 	ruff check .
@@ -19,4 +20,4 @@ docs: ## write again what is generated: README's tables, docs/models.md
 	python -m tests.test_docs
 
 wheel: ## build the wheel into dist/
-	python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	python -m build --wheel --no-isolation --outdir $(DIST) . >/dev/null
