@@ -66,9 +66,11 @@ def scan_parents(
     stopped goes on; a finished one of the same parents and settings is returned as it
     is. Raises DarwinError, leaving no report behind.
     """
+    from mergekit_darwin.models.device import check_device
     from mergekit_darwin.ratios.report_picture import draw
     from mergekit_darwin.scan.run import scan
 
+    check_device(running.get("device", "cpu"))
     return scan(
         father,
         mother,
@@ -133,8 +135,10 @@ def check_health(
     """
     from mergekit_darwin.health.run import check
     from mergekit_darwin.health.thresholds import moved
+    from mergekit_darwin.models.device import check_device
     from mergekit_darwin.scan.report import read_report as read
 
+    check_device(running.get("device", "cpu"))
     return check(
         child,
         father=father,
@@ -303,7 +307,6 @@ def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DarwinError(f"{path} cannot be read as YAML ({error}).") from None
+    from mergekit_darwin.files import read_text
+
+    return read_text(path, f"{path} cannot be read as YAML")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from mergekit_darwin.errors import DarwinError, about, reason
 
 Document = TypeVar("Document", bound=BaseModel)
+_MOST_NESTED, _MOST_VALUES = 100, 1_000_000
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz")
 _OF_MODELS = (
     "config.json",
@@ -42,6 +45,37 @@ def read_bytes(file: Path, unreadable: str) -> bytes:
             kind = "a folder" if file.is_dir() else "no regular file"
             raise DarwinError(f"{unreadable} ({file} is {kind}).")
         return file.read_bytes()
+
+
+def read_yaml(file: Path, unreadable: str) -> Any:
+    """Return what a YAML file holds: plain values, of bounded depth and size.
+
+    Raises DarwinError as read_text does, also where a value is nested more than 100
+    deep or aliases make more than a million values of it.
+    """
+    text = read_text(file, unreadable)
+    with about(unreadable):
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_NESTED:
+                raise ValueError(f"it is nested more than {_MOST_NESTED} deep")
+        content = yaml.safe_load(text)
+        if _values(content, {}) > _MOST_VALUES:
+            raise ValueError(f"its aliases make more than {_MOST_VALUES} values of it")
+        return content
+
+
+def _values(value: Any, known: dict[int, float]) -> float:
+    """Return how many values one holds, aliases written out; infinite in itself."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until it is counted: it may hold itself
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_values(row, known) for row in inside)
+    return known[id(value)]
 
 
 def read_document(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
@@ -19,7 +18,8 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
-from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.files import read_yaml
 from mergekit_darwin.health.facts import same_bits
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.models.checkpoint import planned_tasks
@@ -63,9 +63,9 @@ def read_provenance(folder: str | Path) -> Provenance | None:
     if not path.is_file():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        LOG.warning("%s is not read: %s", path, reason(error))
+        content = read_yaml(path, f"{path} is not read")
+    except DarwinError as error:
+        LOG.warning("%s", error.message)
         return None
     if not isinstance(content, dict) or "merge_method" not in content:
         return None

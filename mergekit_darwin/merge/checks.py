@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ def check_run(found: Planning) -> frozenset[str]:
             _refuse_own_parameters(model)
         return frozenset()
     config, planner = found.config, found.planner
+    _refuse_own_output(config, found.out_path)
     for where, given in _parameter_places(config):
         check_names(given, where)
     if (config.parameters or {}).get("mds") is not None:
@@ -51,6 +53,18 @@ def check_run(found: Planning) -> frozenset[str]:
         _check_files(config.parameters or {}, roles, names)
         copied |= _integers(roles)
     return frozenset(copied)
+
+
+def _refuse_own_output(config: Any, out_path: str | None) -> None:
+    """Refuse to write over a model of the merge: mergekit would replace its weights."""
+    for model in config.referenced_models():
+        place = model.model.path
+        if out_path and os.path.isdir(place) and os.path.exists(out_path):
+            if os.path.samefile(place, out_path):
+                raise DarwinError(
+                    f"A merge must not be written over its own models; {out_path} is"
+                    " one of them. Name another folder."
+                )
 
 
 def _heed(findings: list[Finding]) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
 from mergekit.architecture import WeightInfo
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
@@ -24,9 +23,9 @@ from mergekit.merge_methods.base import TensorEntry, TensorGroup, TensorMetadata
 from mergekit.merge_methods.dtype import align_dtype
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
-from pydantic import ValidationError
 
-from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.errors import DarwinError, about, reason
+from mergekit_darwin.files import read_yaml
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.merge.method import NAME, register, sound_profiles
 from mergekit_darwin.merge.provider import (
@@ -103,16 +102,9 @@ def read_config(source: str | Path) -> MergeConfiguration:
     """
     register()
     path = Path(source)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DarwinError(f"{path} cannot be read as YAML ({reason(error)}).") from None
-    try:
+    content = read_yaml(path, f"{path} cannot be read as YAML")
+    with about(f"{path} must be a mergekit configuration"):
         config = MergeConfiguration.model_validate(content)
-    except (ValidationError, RuntimeError) as error:
-        raise DarwinError(
-            f"{path} must be a mergekit configuration; {reason(error)}"
-        ) from None
     if config.merge_method != NAME:
         raise DarwinError(
             f"{path} must have merge_method: {NAME}; got {config.merge_method!r}."

@@ -8,8 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Strict
 from pydantic.types import FiniteFloat
 
 from mergekit_darwin.errors import DarwinError, nearest
@@ -158,7 +159,7 @@ class GenomeFile(BaseModel):
 
     format: str = "mergekit-darwin/genome"
     version: int = 1
-    genes: dict[str, FiniteFloat]
+    genes: dict[str, Annotated[FiniteFloat, Strict()]]  # true is no 1
     genome_hash: str | None = None
 
 

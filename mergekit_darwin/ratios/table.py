@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, about
+from mergekit_darwin.files import read_text
 from mergekit_darwin.models.names import Site
 from mergekit_darwin.ratios.rules import COLUMNS, Prescription, Scores
 
@@ -62,53 +63,64 @@ def read_ratios(path: str | Path) -> dict[str, float]:
     not a number in [0, 1].
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DarwinError(f"ratios: cannot read {path} ({error}).") from None
+    text = read_text(path, f"ratios: cannot read {path}")
     rows = _json_rows(text, path) if path.suffix == ".json" else _csv_rows(text, path)
     ratios: dict[str, float] = {}
-    for place, row in enumerate(rows, start=1):
+    for place, row in rows:
         name = row.get("name")
         if not isinstance(name, str) or not name or "ratio" not in row:
             raise DarwinError(
-                f"ratios: every row needs 'name' and 'ratio'; row {place} of {path}"
-                f" has {sorted(map(str, row))}."
+                f"ratios: every row needs 'name' and 'ratio'; {place} of {path} has"
+                f" {sorted(map(str, row))}."
             )
         if name in ratios:
             raise DarwinError(f"ratios: {name!r} occurs twice in {path}; keep one row.")
-        ratios[name] = _ratio(row["ratio"], name, path)
+        ratios[name] = _ratio(row["ratio"], f"{name!r} in {place} of {path}")
+    if not ratios:
+        raise DarwinError(f"ratios: {path} has no row; leave ratios out.")
     return ratios
 
 
-def _csv_rows(text: str, path: Path) -> list[dict[str, object]]:
-    reader = csv.DictReader(io.StringIO(text.lstrip("\ufeff")))
-    if not {"name", "ratio"} <= set(reader.fieldnames or ()):
-        raise DarwinError(
-            f"ratios: {path} must be a CSV with the columns name and ratio;"
-            f" its first line has {reader.fieldnames}."
-        )
-    return [dict(row) for row in reader]
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV and where they stand. Raises DarwinError with the line.
+
+    A row longer or shorter than the header would give a ratio to another column.
+    """
+    with about(f"ratios: {path} must be a CSV"):
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(lines, [])
+        if not {"name", "ratio"} <= set(header) or len(set(header)) < len(header):
+            raise DarwinError(
+                f"ratios: {path} must be a CSV with the columns name and ratio, none"
+                f" twice; its first line has {header}."
+            )
+        for row in lines:
+            place = f"line {lines.line_num}"
+            if row and len(row) != len(header):
+                raise DarwinError(
+                    f"ratios: {place} of {path} must have {len(header)} fields, as the"
+                    f" header; it has {len(row)}."
+                )
+            if row:
+                yield place, dict(zip(header, row, strict=True))
 
 
-def _json_rows(text: str, path: Path) -> list[Mapping[str, object]]:
-    try:
+def _json_rows(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    with about(f"ratios: {path} must be JSON"):
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DarwinError(f"ratios: {path} is not JSON ({error}).") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DarwinError(f"ratios: {path} must be a list of objects.")
-    return rows
+    for place, row in enumerate(rows, start=1):
+        yield f"row {place}", row
 
 
-def _ratio(value: object, name: str, path: Path) -> float:
+def _ratio(value: object, place: str) -> float:
     try:
-        ratio = float(value)  # type: ignore[arg-type]
+        ratio = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         ratio = math.nan
     if not 0.0 <= ratio <= 1.0:
         raise DarwinError(
-            f"ratios: the ratio of {name!r} in {path} must be a number in [0, 1];"
-            f" got {value!r}."
+            f"ratios: the ratio of {place} must be a number in [0, 1]; got {value!r}."
         )
     return ratio

@@ -15,7 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, about, nearest
+from mergekit_darwin.files import read_text
 
 STANDARD = ("REASONING", "CODE", "MATH", "KNOWLEDGE", "LANGUAGE")  # Darwin V6
 _SUFFIXES = (".jsonl", ".txt")
@@ -127,15 +128,7 @@ def _shares(
 
 
 def _read_items(file: Path) -> tuple[ProbeItem, ...]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DarwinError(
-            f"A probe file must be UTF-8; {file} is not, at byte {error.start}."
-            " Save it as UTF-8."
-        ) from None
-    except OSError as error:
-        raise DarwinError(f"Cannot read probe {file} ({error.strerror}).") from None
+    text = read_text(file, f"A probe file must be UTF-8 text; {file} cannot be read")
     if file.suffix == ".txt":
         lines = (line.strip() for line in text.splitlines())
         items = tuple(ProbeItem("", line) for line in lines if line)
@@ -155,10 +148,8 @@ def _jsonl_items(text: str, place: str) -> tuple[ProbeItem, ...]:
 
 
 def _item(line: str, place: str) -> ProbeItem:
-    try:
+    with about(f"{place} must be a JSON object"):
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DarwinError(f"{place} must be a JSON object ({error.msg}).") from None
     values = (
         [row.get(key) for key in ("prompt", "completion")] if _is(row, dict) else []
     )

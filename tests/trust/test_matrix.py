@@ -23,6 +23,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parameter(row: Row) -> object:
     marks = [pytest.mark.xfail(reason=row.todo, strict=True)] if row.todo else []
+    if row.full:
+        marks.append(pytest.mark.full)
     return pytest.param(row, id=str(row), marks=marks)
 
 
