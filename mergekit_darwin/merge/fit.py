@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from mergekit_darwin.errors import some
-from mergekit_darwin.models.checkpoint import TensorHeader
+from mergekit_darwin.models.checkpoint import TensorHeader, integers
 from mergekit_darwin.models.names import site_of, stack_depths
 
 Severity = Literal["ok", "note", "stops"]
@@ -286,6 +286,12 @@ def _dtypes(models: list[Model], setup: Setup) -> Iterator[Finding]:
         if odd:
             found = f"{_tensors(odd)} of {model} in float8: {some(odd, 2)}"
             effect = "its scales lie apart; dequantise it to bfloat16 first"
+            yield Finding("stops", "dtype", found, effect)
+        packed = integers(model.headers.values())
+        if packed:
+            kind = model.headers[packed[0]].dtype
+            found = f"{_tensors(packed)} of {model} in {kind}: {some(packed, 2)}"
+            effect = "quantised or packed; dequantise it to bfloat16 first"
             yield Finding("stops", "dtype", found, effect)
     if len({frozenset(kind) & {*_FLOATS} for kind in kinds.values()}) > 1:
         found = ", ".join(

@@ -97,18 +97,23 @@ class Checkpoint:
 
     @property
     def integers(self) -> list[str]:
-        """The matrices that are no numbers to mix: quantised, packed or complex.
+        """The matrices that are no numbers to mix, as `integers` finds them."""
+        return integers(self.headers.values())
 
-        Counters and position tables (int64) are not among them, nor are causal masks
-        of the form [1, 1, n, n].
-        """
-        return [
-            row.name
-            for row in self.headers.values()
-            if row.dtype.lower() in _NO_WEIGHTS
-            and len(row.shape) > 1
-            and not (len(row.shape) == 4 and row.shape[:2] == (1, 1))
-        ]
+
+def integers(headers: Iterable[TensorHeader]) -> list[str]:
+    """Return the matrices that are no numbers to mix: quantised, packed or complex.
+
+    Counters and position tables (int64) are not among them, nor are causal masks of the
+    form [1, 1, n, n].
+    """
+    return [
+        row.name
+        for row in headers
+        if row.dtype.lower() in _NO_WEIGHTS
+        and len(row.shape) > 1
+        and not (len(row.shape) == 4 and row.shape[:2] == (1, 1))
+    ]
 
 
 def _read_header(file: Path) -> tuple[dict[str, dict], int]:

@@ -17,7 +17,7 @@ from mergekit_darwin.scan.decoder import (
     make_batch,
     record,
 )
-from mergekit_darwin.scan.probes import ProbeItem, encode
+from mergekit_darwin.scan.probes import ProbeItem, check_tokens, encode
 
 
 @dataclass
@@ -59,6 +59,7 @@ def make_batches(
 ) -> list[Batch]:
     """Return items as batches, items of like length together."""
     encoded = encode(decoder.source.tokenizer, items, max_tokens)
+    check_tokens(encoded, decoder.source.name, decoder.source.model)
     encoded.sort(key=lambda item: len(item.ids))  # stable
     return [
         make_batch(encoded[start : start + size], decoder.source.device)

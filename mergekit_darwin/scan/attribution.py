@@ -24,7 +24,7 @@ from mergekit_darwin.models.opened import ProbeOptions, open_model
 from mergekit_darwin.scan.backward import check_loss, gain_groups, reads_more, run_group
 from mergekit_darwin.scan.decoder import Decoder
 from mergekit_darwin.scan.importance import open_way
-from mergekit_darwin.scan.probes import Encoded, Probe, encode
+from mergekit_darwin.scan.probes import Encoded, Probe, check_tokens, encode
 from mergekit_darwin.scan.report import Passes
 from mergekit_darwin.scan.tally import Gains, Tally, floating, following
 from mergekit_darwin.scan.whole import Whole, open_whole, run_whole
@@ -63,6 +63,7 @@ def measure_gains(
         for probe in probes
         for item in encode(source.tokenizer, probe.items, options.max_tokens)
     ]
+    check_tokens((item for _, item in items), source.name, source.model)
     shortest = min((item for _, item in items), key=lambda item: len(item.ids))
     with torch.no_grad():
         way = open_way(source, shortest)

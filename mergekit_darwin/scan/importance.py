@@ -14,7 +14,7 @@ from mergekit_darwin.models.opened import OpenModel, open_model
 from mergekit_darwin.models.opened import ProbeOptions as ProbeOptions
 from mergekit_darwin.scan.decoder import CannotDrive, Decoder, open_decoder
 from mergekit_darwin.scan.naming import layer_stack
-from mergekit_darwin.scan.probes import Encoded, Probe, encode
+from mergekit_darwin.scan.probes import Encoded, Probe, check_tokens, encode
 from mergekit_darwin.scan.report import Passes, ProbeLoss
 from mergekit_darwin.scan.skipping import (
     Skipped,
@@ -73,6 +73,7 @@ def importance_of(
         for probe in probes
         for item in encode(source.tokenizer, probe.items, options.max_tokens)
     ]
+    check_tokens(items, source.name, source.model)
     with torch.no_grad():
         way = open_way(source, min(items, key=lambda item: len(item.ids)))
         if isinstance(way, Decoder):

@@ -181,6 +181,21 @@ def encode(
     return [_encode(tokenizer, item, max_tokens) for item in items]
 
 
+def check_tokens(items: Iterable[Encoded], name: str, model: Any) -> None:
+    """Refuse tokens that a model's embedding has no row for.
+
+    Raises DarwinError: its tokenizer is of another model, or the embedding was cut.
+    """
+    embedding = model.get_input_embeddings()
+    rows = getattr(getattr(embedding, "weight", None), "shape", (None,))[0]
+    highest = max((max(item.ids) for item in items), default=0)
+    if rows is not None and highest >= rows:
+        raise DarwinError(
+            f"The tokenizer of {name} must fit its embedding; a probe has the token"
+            f" {highest}, the embedding {rows} rows. Give it its own tokenizer."
+        )
+
+
 def _encode(tokenizer: Any, item: ProbeItem, max_tokens: int) -> Encoded:
     prompt = item.prompt.rstrip(" ")
     whole = _tokens(tokenizer, item.prompt + item.completion)

@@ -147,16 +147,15 @@ def pickled(payload: bytes | None, folder: Path) -> None:
 
 
 def tokens(count: int, folder: Path) -> None:
-    """Give the tokenizer more tokens than the embedding has rows."""
+    """Give the tokenizer more tokens than the embedding has rows, digits among them."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]
     for i in range(count):
         vocabulary[f"<more {i}>"] = len(vocabulary)
-    by_id = {i: (i * 7 + count) % len(vocabulary) for i in vocabulary.values()}
-    moved = {name: by_id[i] for name, i in vocabulary.items()}
-    if len(set(moved.values())) == len(moved):
-        content["model"]["vocab"] = moved
+    size = len(vocabulary)
+    moved = {name: (i - 60) % size for name, i in vocabulary.items()}
+    content["model"]["vocab"] = moved
     put("tokenizer.json", json.dumps(content), folder)
 
 

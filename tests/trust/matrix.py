@@ -35,7 +35,6 @@ COMMANDS = {
     " --base {S}/base --out {S}/out --no-probes --quiet",
     "evolve": "mergekit-darwin-evolve {S}/evolve.yml --storage-path {S}/out --quiet",
 }
-_SCAN = "the openers are being rebuilt (issue 9, A3)"
 RESULTS = ("mds.json", "health.json", "model.safetensors", "report.md", "best.yml")
 
 
@@ -124,7 +123,7 @@ FILES = {
     "bin that runs": "mother",
 }
 INTEGERS = {
-    name: "mother model.layers.1.mlp.up_proj.weight"
+    name: "other model.layers.1.mlp.up_proj.weight"
     for name in ("int8 matrix", "uint8 matrix", "bool matrix", "complex matrix")
 }
 NO_PROBES_NEED = (
@@ -149,7 +148,7 @@ def model_rows() -> Iterator[Row]:
         for command in ("static", "ratios", "merge"):
             harm = partial(to_model, "mother", name)
             said = tuple(words.split())
-            yield Row(name, COMMANDS[command], harm, said, todo=_SCAN)
+            yield Row(name, COMMANDS[command], harm, said)
         harm = partial(to_model, "child", name)
         yield Row(name, COMMANDS["health"], harm, code=3)
     for name in NO_PROBES_NEED:
@@ -159,7 +158,7 @@ def model_rows() -> Iterator[Row]:
         yield Row(name, COMMANDS["evolve"], harm, ("mother", "tokenizer"))
     harm = partial(to_model, "mother", "more tokens than rows")
     said = ("mother", "token")
-    yield Row("more tokens than rows", COMMANDS["scan"], harm, said, todo=_SCAN)
+    yield Row("more tokens than rows", COMMANDS["scan"], harm, said)
     for name in (*CARDS, "card other bytes"):
         harm = partial(to_model, "mother", name)
         for command in ("static", "merge", "health"):
