@@ -9,6 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from mergekit_darwin.api import refit_child
 from mergekit_darwin.errors import DarwinError
@@ -18,7 +29,7 @@ from mergekit_darwin.refit.report import read_refit
 from mergekit_darwin.refit.solve import Moments, change, product
 from mergekit_darwin.scan.decoder import open_decoder
 from mergekit_darwin.scan.probes import Probe, ProbeItem
-from tests.tiny import nudged, tiny_llama
+from tests.tiny import nudged, save, tiny_llama
 
 LETTERS = "etaoin shrdlu cmfwyp vbgkqj xz.,;ETAOIN"
 
@@ -252,3 +263,57 @@ def test_writers_of_the_stream_are_found_by_pushing(pair: dict[str, str]) -> Non
         assert scales[1][0] == pytest.approx(1.0, abs=1e-3)
         assert scales[3][0] == pytest.approx(1.0, abs=1e-3)
     assert isinstance(decoder.layers[0].get_submodule("mlp.up_proj"), nn.Linear)
+
+
+def toy(kind: str) -> PreTrainedModel:
+    """Return a tiny random model of an architecture whose layers are built otherwise."""
+    sizes = {"vocab_size": 260, "bos_token_id": 257, "eos_token_id": 258}
+    common = {
+        **sizes,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "pad_token_id": 256,
+    }
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, **sizes))
+    if kind == "mixtral":
+        return MixtralForCausalLM(MixtralConfig(num_local_experts=3, **common))
+    if kind == "qwen3_moe":
+        moe = {"moe_intermediate_size": 8, "num_experts": 4, "num_experts_per_tok": 2}
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**common, **moe))
+    return Gemma3ForCausalLM(Gemma3TextConfig(**common))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mixtral", "qwen3_moe", "gemma3"])
+def test_layers_of_other_kinds_become_the_parents(
+    kind: str, general: Path, tmp_path: Path
+) -> None:
+    """Conv1D with biases, fused experts, norms behind maps: all maps are found."""
+    save(toy(kind), tmp_path / "father", 1, scale=0.2)
+    for name, seed in (("mother", 3), ("child", 3)):
+        nudged(tmp_path / "father", tmp_path / name, seed)
+    one, two = (weights(tmp_path / name) for name in ("father", "mother"))
+    rest = ("norm", "ln_", "wte", "wpe", "embed", "head", ".gate.weight")
+    child = {n: one[n] if any(x in n for x in rest) else two[n] for n in one}
+    save_file(child, tmp_path / "child" / "model.safetensors", {"format": "pt"})
+    report = refit_child(
+        *(str(tmp_path / name) for name in ("child", "father", "father")),
+        out=tmp_path / "out",
+        probes=[probe("ONE", 1, 60)],
+        keep_texts=general,
+        keep_weight=0.0,
+        ridge=1e-9,
+    )
+    last = report.layers[-1]
+    assert last.father_before > 0.02
+    assert last.father_after < 0.01 * last.father_before
+    after = weights(tmp_path / "out")
+    assert {n: t.shape for n, t in after.items()} == {
+        n: t.shape for n, t in child.items()
+    }
+    assert not any("expert" in n and torch.equal(after[n], child[n]) for n in after)
+    assert all(torch.equal(after[n], one[n]) for n in one if child[n] is one[n])
