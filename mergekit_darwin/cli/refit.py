@@ -48,7 +48,17 @@ LOST = 3  # the exit code of a child that has lost general text
 @click.option(
     "--keep-weight",
     type=float,
+    default=10.0,
+    show_default=True,
     help="Weight of general text beside 1 for each parent; 0 leaves it out.",
+)
+@click.option(
+    "--maps",
+    type=click.Choice(["last", "writers", "all"]),
+    default="last",
+    show_default=True,
+    help="Which maps are solved: each layer's last and its experts, those that write"
+    " the residual stream, or all.",
 )
 @click.option("--ridge", type=float, help="Against change of the weights.")
 @click.option(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,21 @@ from mergekit_darwin.refit.experts import (
     routed,
     weight_at,
 )
-from mergekit_darwin.refit.order import Stage, Stopped, forwards
+from mergekit_darwin.refit.order import Stage, Stopped, forwards, units
 from mergekit_darwin.refit.solve import Moments, change, product
 from mergekit_darwin.refit.streams import Group, Stream
 from mergekit_darwin.refit.teaching import Held, Taught, augmented, chosen, index_of
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
 
+Maps = Literal["last", "writers", "all"]
+
 
 @dataclass(frozen=True)
 class Rule:
-    """How maps are solved.
+    """Which maps are solved, and how.
 
+    maps: last, each layer's last map and its experts; writers, all that write the
+    stream; all.
     residual: maps that write the stream aim at the teacher's stream after them, not at
     the teacher's own output. keep: the share of general text beside each parent's 1.
     dtype: what the child is stored in, to which every solved weight is rounded.
@@ -37,6 +41,16 @@ class Rule:
     keep: float
     residual: bool = True
     dtype: torch.dtype = torch.float32
+    maps: Maps = "last"
+
+    def chosen(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Return those of a layer's stages that are solved."""
+        if self.maps == "all":
+            return list(stages)
+        if self.maps == "writers":
+            found = [stage for stage in stages if stage.writes or stage.bank]
+            return found or list(stages[-1:])
+        return [stage for stage in stages if stage is stages[-1] or stage.bank]
 
 
 @dataclass
@@ -44,7 +58,7 @@ class _Walk:
     """One batch on its way through the layer's stages at the child.
 
     share is its group's, a token. read is what the present stage's maps read, done the
-    outputs of those solved, before the real rows of the residual stream so far.
+    outputs of maps before it, before the real rows of the stream that they left.
     """
 
     stream: Stream
@@ -70,6 +84,7 @@ def refit_layer(
     Raises DarwinError, naming the map, where it cannot be solved.
     """
     modules = chosen(child, layer, stages)
+    scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
     walks = [
         _Walk(
             stream,
@@ -81,9 +96,9 @@ def refit_layer(
         for group, rows in texts
         for stream, taught in zip(group.child, rows, strict=True)
     ]
-    for stage in stages:
+    for stage in rule.chosen(stages):
         for walk in walks:
-            _read(child, layer, stage, modules, walk)
+            _read(child, layer, stage, scales, walk)
         try:
             solve = _solve_bank if stage.bank else _solve_maps
             solve(stage, modules, walks, held, rule)
@@ -91,21 +106,30 @@ def refit_layer(
             place = f"{child.source.name}, layer {layer}, {stage.maps[0]}"
             raise DarwinError(f"{place}: {error.message}") from None
         for walk in walks:
-            _give(stage, modules, walk)
+            args, kwargs = walk.rest
+            for path in stage.maps:
+                walk.done[path] = modules[path](walk.read, *args, **kwargs)
     for walk in walks:
-        with forwards(modules, _replay(walk, ())):
+        with forwards(modules, _replay(walk, (), {})):
             call = walk.stream.calls[layer]
             walk.stream.hidden = apply_layer(child, layer, walk.stream.hidden, call)
 
 
 def _replay(
-    walk: _Walk, wanted: Sequence[str]
+    walk: _Walk, wanted: Sequence[str], scales: Mapping[str, float | None]
 ) -> Callable[[str, Any], Callable[..., Any]]:
+    """Make forwards that give what is done, stop at wanted, and follow the stream."""
+
     def make(path: str, original: Any) -> Callable[..., Any]:
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if path in wanted:
                 walk.read, walk.rest = x, (args, kwargs)
                 raise Stopped
+            if path not in walk.done:
+                walk.done[path] = original(x, *args, **kwargs)
+            scale = scales.get(path)
+            if scale is not None:
+                walk.before = walk.before + scale * walk.stream.rows(walk.done[path])
             return walk.done[path]
 
         return forward
@@ -117,26 +141,18 @@ def _read(
     child: Decoder,
     layer: int,
     stage: Stage,
-    modules: dict[str, nn.Module],
+    scales: Mapping[str, float | None],
     walk: _Walk,
 ) -> None:
-    """Run the layer up to a stage; maps before it give what they gave."""
+    """Run the layer up to a stage; maps that are done give what they gave."""
+    modules = {p: m for p, m in units(child.layers[layer]).items() if p in scales}
+    walk.before = walk.stream.rows(walk.stream.hidden)
     try:
-        with forwards(modules, _replay(walk, stage.maps)):
+        with forwards(modules, _replay(walk, stage.maps, scales)):
             call = walk.stream.calls[layer]
             apply_layer(child, layer, walk.stream.hidden, call)
     except Stopped:
         return
-
-
-def _give(stage: Stage, modules: dict[str, nn.Module], walk: _Walk) -> None:
-    """Note what a solved stage gives, and the stream after it."""
-    args, kwargs = walk.rest
-    for path, scale in zip(stage.maps, stage.scales, strict=True):
-        output = modules[path](walk.read, *args, **kwargs)
-        walk.done[path] = output
-        if scale is not None:
-            walk.before = walk.before + scale * walk.stream.rows(output)
 
 
 def _solve_maps(

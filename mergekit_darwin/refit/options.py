@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.models.opened import ProbeOptions
+from mergekit_darwin.refit.layer import Maps
 
 
 @dataclass(frozen=True)
@@ -15,15 +16,18 @@ class RefitOptions:
     """How a child is refitted.
 
     ridge: against change, in units of an input's own mean square. keep_weight: of
-    general text beside 1 for each parent; 0 leaves it out. rho: with a base, maps start
-    from base + rho (child - base). targets: residual, maps that write the stream aim at
-    the parent's stream after them, so that each layer repairs what is left of the
-    errors below; output, they aim at what the parent's map gives. sweeps: passes, each
-    from the last one's child.
+    general text beside 1 for each parent; 0 leaves it out. maps: last, each layer's
+    last one and its experts; writers, all that write the residual stream; all. rho:
+    with a base, maps start from base + rho (child - base). targets: residual, maps that
+    write the stream aim at the parent's stream after them, so that each layer repairs
+    what is left of the errors below; output, they aim at what the parent's map gives.
+    sweeps: passes, each from the last one's child. The defaults are the best of
+    docs/measured.md, "Refit".
     """
 
     ridge: float = 1e-4
-    keep_weight: float = 1.0
+    keep_weight: float = 10.0
+    maps: Maps = "last"
     rho: float = 1.0
     targets: Literal["residual", "output"] = "residual"
     sweeps: int = 1

@@ -123,17 +123,20 @@ def _layers(
     left: set[str] = set()
     maps, began = 0, time.monotonic()
     residual = options.targets == "residual"
-    rule = Rule(options.ridge, options.keep_weight, residual, writer.dtype)
+    rule = Rule(
+        options.ridge, options.keep_weight, residual, writer.dtype, options.maps
+    )
     for layer in range(child.depth):
         with family.loaded(layer):
             stages = find_stages(child, layer)
+            solved = rule.chosen(stages)
             course.measure(family, layer)
-            held = hold(child, layer, stages, course.keep)
+            held = hold(child, layer, stages, solved, course.keep)
             texts = [
                 (group, teach(group, layer, stages, residual))
                 for group in course.groups
             ]
-            modules = chosen(child, layer, stages)
+            modules = chosen(child, layer, solved)
             if options.rho != 1.0:
                 _stretch(modules, family.decoders["base"].layers[layer], options.rho)
             refit_layer(child, layer, stages, texts, held, rule)

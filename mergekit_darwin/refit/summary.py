@@ -72,6 +72,7 @@ def _settings(options: RefitOptions) -> dict[str, str | int | float | bool | Non
     return {
         "ridge": options.ridge,
         "keep_weight": options.keep_weight,
+        "maps": options.maps,
         "rho": options.rho,
         "targets": options.targets,
         "sweeps": options.sweeps,

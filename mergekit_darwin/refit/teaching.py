@@ -100,14 +100,22 @@ def _notes(
 
 
 def hold(
-    child: Decoder, layer: int, stages: Sequence[Stage], streams: Sequence[Stream]
+    child: Decoder,
+    layer: int,
+    stages: Sequence[Stage],
+    solved: Sequence[Stage],
+    streams: Sequence[Stream],
 ) -> Held:
-    """Move general text through a layer of the child as it is; return its moments."""
+    """Move general text through a layer of the child as it is.
+
+    Returns its moments at the stages that are to be solved.
+    """
     modules = chosen(child, layer, stages)
+    firsts = {stage.maps[0]: stage for stage in solved}
     held = Held()
     for stream in streams:
         held.tokens += int(stream.batch.real.sum())
-        with forwards(modules, _sums(modules, stages, stream, held)):
+        with forwards(modules, _sums(modules, stages, firsts, (stream, held))):
             call = stream.calls[layer]
             stream.hidden = apply_layer(child, layer, stream.hidden, call)
     return held
@@ -116,11 +124,11 @@ def hold(
 def _sums(
     modules: dict[str, nn.Module],
     stages: Sequence[Stage],
-    stream: Stream,
-    held: Held,
+    firsts: dict[str, Stage],
+    walk: tuple[Stream, Held],
 ) -> Callable[[str, Any], Callable[..., Any]]:
     scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
-    firsts = {stage.maps[0]: stage for stage in stages}
+    stream, held = walk
     after = [stream.rows(stream.hidden)]
 
     def make(path: str, original: Any) -> Callable[..., Any]:
