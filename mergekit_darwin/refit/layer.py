@@ -31,10 +31,9 @@ class Rule:
     """Which maps are solved, and how.
 
     maps: last, each layer's last map and its experts; writers, all that write the
-    stream; all.
-    residual: maps that write the stream aim at the teacher's stream after them, not at
-    the teacher's own output. keep: the share of general text beside each parent's 1.
-    dtype: what the child is stored in, to which every solved weight is rounded.
+    stream; all. residual: maps that write the stream aim at the teacher's stream after
+    them, not at the teacher's own output. keep: the share of general text beside each
+    parent's 1. dtype: what the child is stored in, to which solved weights are rounded.
     """
 
     ridge: float

@@ -101,7 +101,7 @@ def read_refit(place: Path) -> RefitReport:
 
 def refit_text(report: RefitReport) -> str:
     """Return the report as a few lines for the terminal."""
-    rows = [("", "father", "mother", "before", "after")]
+    rows: list[tuple[str, ...]] = [("", "father", "mother", "before", "after")]
     for name, losses in (
         ("Father's texts", report.father_texts),
         ("Mother's texts", report.mother_texts),

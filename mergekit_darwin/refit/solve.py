@@ -60,7 +60,7 @@ def change(parts: Sequence[tuple[float, Moments]], ridge: float) -> Tensor:
     square = gram.diagonal().clone()
     unit = torch.where(square > 0.0, square, 1.0).rsqrt()
     scaled = gram * unit[:, None] * unit[None, :]
-    scaled.diagonal().copy_(1.0 + ridge)
+    scaled.diagonal().fill_(1.0 + ridge)
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if int(failed):
         raise DarwinError(

@@ -25,7 +25,7 @@ from mergekit_darwin.api import refit_child
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import ProbeOptions, open_model
 from mergekit_darwin.refit.order import find_stages
-from mergekit_darwin.refit.report import read_refit
+from mergekit_darwin.refit.report import Losses, read_refit, verdict_of
 from mergekit_darwin.refit.solve import Moments, change, product
 from mergekit_darwin.scan.decoder import open_decoder
 from mergekit_darwin.scan.probes import Probe, ProbeItem
@@ -247,6 +247,13 @@ def test_errors_leave_nothing_behind(pair: dict[str, str], tmp_path: Path) -> No
                 **options,
             )
     assert {file.name for file in tmp_path.iterdir()} == {"other", "taken"}
+
+
+def test_general_text_is_lost_above_five_per_cent_of_the_worse_parents_loss() -> None:
+    """The worse parent is the line, not the better one or the child before."""
+    near = Losses(father=3.0, mother=4.0, before=3.0, after=4.19)
+    far = Losses(father=3.0, mother=4.0, before=5.0, after=4.21)
+    assert (verdict_of(near), verdict_of(far)) == ("sound", "general text lost")
 
 
 def test_writers_of_the_stream_are_found_by_pushing(pair: dict[str, str]) -> None:
