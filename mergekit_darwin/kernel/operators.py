@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 
-from mergekit_darwin.kernel.dare_ties import Blend, merge_three
+from mergekit_darwin.kernel.blend import Blend
+from mergekit_darwin.kernel.dare_ties import merge_three
 
 Operator = Literal["dare_ties", "slerp", "linear"]
 
@@ -47,7 +48,9 @@ def _between(
     if what.operator == "slerp":
         given, index = {"t": ratio}, 0
     pair = [father, mother]
-    child = merge_tensors(pair, what.operator, parameters=given, base_index=index)
+    child: torch.Tensor = merge_tensors(
+        pair, what.operator, parameters=given, base_index=index
+    )
     if not bool(torch.isfinite(child.sum(dtype=torch.float32))):
         raise FloatingPointError("the blend is not finite")
     return child

@@ -94,7 +94,7 @@ def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
     flat = flat.contiguous()
     if flat.device.type != "cpu":
         counts = torch.zeros(_PATTERNS, dtype=torch.int64, device=flat.device)
-        for piece in flat.split(1 << 26):
+        for piece in torch.split(flat, 1 << 26):
             add_counts(piece, counts)
         return kind, counts.cpu().numpy()
     return kind, _host_counts(flat)

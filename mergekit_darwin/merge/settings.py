@@ -28,7 +28,8 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, nearest
-from mergekit_darwin.kernel.operators import Blend, Operation, Operator
+from mergekit_darwin.kernel.blend import Blend
+from mergekit_darwin.kernel.operators import Operation, Operator
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.genome import (
     DEFAULT_BLOCKS,

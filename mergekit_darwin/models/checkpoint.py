@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit.architecture import WeightInfo, get_architecture_info
@@ -72,7 +73,9 @@ class Checkpoint:
     def kind(self) -> str | None:
         """The model_type of its configuration, which says how layouts are converted."""
         trusted = LoaderCache().trust_remote_code
-        return self.reference.config(trust_remote_code=trusted).model_type
+        config: Any = self.reference.config(trust_remote_code=trusted)
+        kind: str | None = config.model_type
+        return kind
 
     @cached_property
     def digest(self) -> str:
@@ -116,7 +119,7 @@ def integers(headers: Iterable[TensorHeader]) -> list[str]:
     ]
 
 
-def _read_header(file: Path) -> tuple[dict[str, dict], int]:
+def _read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return a safetensors file's header by tensor and where its data begins."""
     try:
         with file.open("rb") as stream:

@@ -105,9 +105,10 @@ def load_model(name: str, path: str, dtype: Any = "auto", remote: bool = False) 
     config = read_config(name, path, remote)
 
     def load(kind: Any) -> tuple[Any, Any]:
-        return kind.from_pretrained(
+        found: tuple[Any, Any] = kind.from_pretrained(
             path, dtype=dtype, trust_remote_code=remote, output_loading_info=True
         )
+        return found
 
     model, info = _first(name, config, load)
     if info["missing_keys"]:
@@ -138,8 +139,10 @@ def auto_classes(config: Any) -> Sequence[Any]:
     names = " ".join(getattr(config, "architectures", None) or ())
     causal = transformers.AutoModelForCausalLM
     masked = transformers.AutoModelForMaskedLM
-    several = [transformers.AutoModelForImageTextToText]
-    several.append(transformers.AutoModelForSeq2SeqLM)
+    several: list[Any] = [
+        transformers.AutoModelForImageTextToText,
+        transformers.AutoModelForSeq2SeqLM,
+    ]
     if "ForMaskedLM" in names:
         return [masked, causal, *several]
     if "ForConditionalGeneration" in names:

@@ -34,7 +34,9 @@ def empty_model(
     from transformers.initialization import no_init_weights
 
     with init_empty_weights(include_buffers=False), no_init_weights():
-        model = kind.from_config(config, dtype=dtype, trust_remote_code=remote)
+        model: nn.Module = kind.from_config(
+            config, dtype=dtype, trust_remote_code=remote
+        )
     model.eval().requires_grad_(False)
     for module in model.modules():
         for key, buffer in module._buffers.items():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import disk_weights
+from mergekit_darwin.models.stream import disk_weights
 from mergekit_darwin.refit.course import Course, start_course
 from mergekit_darwin.refit.family import Family, check_words, open_family
 from mergekit_darwin.refit.layer import Rule, refit_layer

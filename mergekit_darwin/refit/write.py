@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.checkpoint import Checkpoint
-from mergekit_darwin.models.opened import DiskWeights
+from mergekit_darwin.models.stream import DiskWeights
 
 SHARD = 2_000_000_000  # bytes of one file, all that the writer holds at once
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".gguf")

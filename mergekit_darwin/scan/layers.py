@@ -32,12 +32,12 @@ def find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     for path, module in inner or found:
         return path, module
     raise DarwinError(
-        f"{name} must have a list of {sorted(depths)} layers for its probes; none was"
+        f"{name} must have a list of {sorted(filter(None, depths))} layers for its probes; none was"
         f" found in {type(model).__name__}. Scan it with --no-probes."
     )
 
 
-def find_head(model: nn.Module, name: str) -> nn.Module:
+def find_head(model: nn.Module, name: str) -> Any:
     """Return the LM head. Raises DarwinError if the model has none."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     if head is None:

@@ -185,9 +185,9 @@ def _gains(job: _Job) -> tuple[Attribution, ...]:
         return ()
 
     def measure() -> tuple[Attribution, Attribution]:
-        trio = (job.names[role] for role in ("base", "father", "mother"))
+        base, father, mother = (job.names[r] for r in ("base", "father", "mother"))
         with bar("gains", job.progress) as advance:
-            return measure_gains(*trio, job.probes, job.options, advance)
+            return measure_gains(base, father, mother, job.probes, job.options, advance)
 
     digests = {role: model.digest for role, model in job.models.items()}
     key = {"models": digests, **_probe_key(job.settings)}

@@ -107,7 +107,7 @@ def _shared(base: Loads, parent: Loads) -> list[str]:
 
 
 def _task_vector(base: Tensor, load: object, like: Tensor) -> Tensor | None:
-    parent = load_tensor(load)  # type: ignore[arg-type]
+    parent = load_tensor(load)
     if parent.shape != base.shape:
         return None
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -56,12 +56,13 @@ def krige(
     pull = (inverse * residual).sum(axis=1)
 
     def mean(points: Array) -> Array:
-        return trend(points) + (kernel(embed(points), known) * pull).sum(axis=1)
+        drawn = (kernel(embed(points), known) * pull).sum(axis=1)
+        return np.asarray(trend(points) + drawn)
 
     def spread(points: Array) -> Array:
         near = kernel(embed(points), known)
         explained = np.einsum("ni,ij,nj->n", near, inverse, near)
-        return np.sqrt(np.maximum(deviation**2 - explained, 0.0))
+        return np.asarray(np.sqrt(np.maximum(deviation**2 - explained, 0.0)))
 
     return Belief(mean, spread)
 

@@ -132,7 +132,8 @@ def _unknown(memory: Memory, points: Sequence[Array]) -> list[Array]:
 
 def _best_point(memory: Memory, otherwise: Array) -> Array:
     points, scores = memory.valid()
-    return points[int(np.argmax(scores))] if len(scores) else otherwise[0]
+    best = points[int(np.argmax(scores))] if len(scores) else otherwise[0]
+    return np.asarray(best)
 
 
 def _known(memory: Memory, point: Array, belief: Belief) -> float:

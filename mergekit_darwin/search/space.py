@@ -43,7 +43,7 @@ class Space:
             (genome[gene.name] - gene.search[0]) / (gene.search[1] - gene.search[0])
             for gene in self.genes
         ]
-        return np.clip(np.array(units), 0.0, 1.0)
+        return np.asarray(np.clip(units, 0.0, 1.0))
 
     def rows(self, points: Array) -> Array:
         """Return all genes of extended_genes for points [N, n], as [N, G]."""
