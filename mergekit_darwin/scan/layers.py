@@ -31,8 +31,9 @@ def find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     ]
     for path, module in inner or found:
         return path, module
+    known = sorted(filter(None, depths))
     raise DarwinError(
-        f"{name} must have a list of {sorted(filter(None, depths))} layers for its probes; none was"
+        f"{name} must have a list of {known} layers for its probes; none was"
         f" found in {type(model).__name__}. Scan it with --no-probes."
     )
 
