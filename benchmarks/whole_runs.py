@@ -1,16 +1,20 @@
 """Whole mergekit runs on a 0.5 B-parameter Llama: darwin_v6, dare_ties and linear.
 
-    python benchmarks/whole_runs.py [--work DIR] [--repeat 3] [--threads 2]
+    python benchmarks/whole_runs.py [--work DIR] [--repeat 7] [--clock cpu]
 
 The script makes three models of random weights (1 GB each in bfloat16), then runs each
 method in turn, every run a process of its own, and prints medians: seconds of graph
-execution (loading, merging, writing), of the whole run, and the peak of memory. The
-static profile is measured on the fly, as no MDS report is given.
+execution (loading, merging, writing), of the whole run without imports, of its stages,
+and the peak of memory. The static profile is measured on the fly, as no MDS report is
+given. mergekit reads by mapping files: what is read counts where it is first used.
+--clock cpu counts seconds of computing, which other processes disturb less.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import resource
@@ -19,9 +23,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PARENTS = ("father", "mother")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+STAGES = ("plan", "schedule", "read", "profile", "blend", "cast", "write")
 
 
 def make_models(work: Path) -> None:
@@ -96,49 +103,85 @@ def configurations(work: Path) -> dict[str, dict]:
     }
 
 
-def one_run(config: str, out: str, threads: int) -> None:
-    """Run mergekit here; print seconds of graph and run, and the peak in MiB."""
+class Stopwatch:
+    """Seconds by stage; what runs inside another stage counts there only."""
+
+    def __init__(self, clock: str):
+        self._now = CLOCKS[clock]
+        self.spent = dict.fromkeys(STAGES, 0.0)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time spent within under a stage."""
+        start, before = self._now(), sum(self.spent.values())
+        yield
+        inside = sum(self.spent.values()) - before
+        self.spent[name] += self._now() - start - inside
+
+    def watch(self, owner: object, name: str, stage: str) -> None:
+        """Count all calls of a function of mergekit's or ours under a stage."""
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def timed(*args: object, **kwargs: object) -> object:
+            with self.stage(stage):
+                return function(*args, **kwargs)
+
+        setattr(owner, name, timed)
+
+
+def one_run(config: str, out: str, threads: int, clock: str) -> None:
+    """Run mergekit here; print seconds of each stage, and the peak in MiB."""
     import torch
     import yaml
     from mergekit import merge
     from mergekit.config import MergeConfiguration
+    from mergekit.io import tasks, tensor_writer
+    from mergekit.merge_methods import task_adapter
     from mergekit.options import MergeOptions
 
+    from mergekit_darwin.merge import method
+
     torch.set_num_threads(threads)
-    spent = 0.0
+    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    watch = Stopwatch(clock)
+    watch.watch(tasks.LoadTensor, "execute", "read")
+    watch.watch(task_adapter.ExecuteMergeMethodTask, "execute", "blend")
+    watch.watch(method, "profile_pair", "profile")
+    watch.watch(tasks.SaveTensor, "execute", "cast")
+    watch.watch(tensor_writer.TensorWriter, "_flush_current_shard", "write")
     run = merge.Executor.run
 
     def timed(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        nonlocal spent
-        start = time.perf_counter()
-        yield from run(self, *args, **kwargs)
-        spent = time.perf_counter() - start
+        with watch.stage("schedule"):
+            yield from run(self, *args, **kwargs)
 
     merge.Executor.run = timed
-    start = time.perf_counter()
-    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    merge.run_merge(
-        MergeConfiguration.model_validate(content),
-        out,
-        MergeOptions(quiet=True, copy_tokenizer=False),
-        config_source=yaml.safe_dump(content),
-    )
+    with watch.stage("plan"):
+        merge.run_merge(
+            MergeConfiguration.model_validate(content),
+            out,
+            MergeOptions(quiet=True, copy_tokenizer=False),
+            config_source=yaml.safe_dump(content),
+        )
+    spent = watch.spent
+    whole = sum(spent.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    whole = time.perf_counter() - start
-    print(json.dumps({"graph": spent, "run": whole, "peak": peak}))
+    row = {"graph": whole - spent["plan"], "run": whole, "peak": peak, **spent}
+    print(json.dumps(row))
 
 
-def measure(work: Path, repeat: int, threads: int) -> dict[str, dict[str, float]]:
+def measure(work: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return the medians of every side; sides take turns, a first round is dropped."""
     found: dict[str, list[dict[str, float]]] = {}
-    for round_ in range(repeat + 1):
+    for round_ in range(options.repeat + 1):
         for name, config in configurations(work).items():
             path, out = work / "config.yml", work / "out"
             path.write_text(json.dumps(config), encoding="utf-8")
             shutil.rmtree(out, ignore_errors=True)
             command = [sys.executable, __file__, "--one", str(path), str(out)]
             result = subprocess.run(
-                [*command, "--threads", str(threads)],
+                [*command, "--threads", str(options.threads), "--clock", options.clock],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -154,29 +197,55 @@ def measure(work: Path, repeat: int, threads: int) -> dict[str, dict[str, float]
     }
 
 
+def draw(medians: dict[str, dict[str, float]], clock: str, path: Path) -> None:
+    """Draw a bar a side, its stages stacked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.9 + 0.55 * len(medians)), layout="constrained")
+    axes = figure.subplots()
+    names = list(medians)[::-1]
+    left = [0.0] * len(names)
+    for stage in STAGES:
+        widths = [medians[name][stage] for name in names]
+        axes.barh(names, widths, left=left, label=stage)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.set_xlabel(f"{clock} seconds of a run, medians")
+    axes.legend(ncols=len(STAGES), loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
-    """Print a Markdown table of the medians."""
+    """Print a Markdown table of the medians; draw where the time goes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/whole_runs"))
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    parser.add_argument("--plot", type=Path, help="picture of the stages")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        one_run(*options.one, options.threads)
+        one_run(*options.one, options.threads, options.clock)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     if not (options.work / "mother").exists():
         make_models(options.work)
-    medians = measure(options.work.resolve(), options.repeat, options.threads)
+    medians = measure(options.work.resolve(), options)
     base = medians["dare_ties"]["graph"]
-    print("| method | graph, s | whole run, s | peak, MiB | dare_ties' graph / own |")
+    print(f"{options.clock} seconds\n")
+    print("| method | graph | whole run | peak, MiB | dare_ties' graph / own |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, row in medians.items():
         print(
             f"| {name} | {row['graph']:.1f} | {row['run']:.1f} | {row['peak']:.0f}"
             f" | {base / row['graph']:.1f} x |"
         )
+    print(f"\n| method | {' | '.join(STAGES)} |")
+    print(f"| --- |{' ---: |' * len(STAGES)}")
+    for name, row in medians.items():
+        print(f"| {name} | {' | '.join(f'{row[key]:.2f}' for key in STAGES)} |")
+    if options.plot:
+        draw(medians, options.clock, options.plot)
 
 
 if __name__ == "__main__":
