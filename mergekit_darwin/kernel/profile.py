@@ -112,8 +112,10 @@ def _host_counts(flat: torch.Tensor) -> Counts:
         totals.append(total)
 
     over_pages(-(-flat.numel() // _CHUNK), work)
-    # Integers: neither the order of the workers nor who counted shows.
-    return torch.stack(totals).sum(0).numpy()
+    counts = totals[0] if totals else torch.zeros(_PATTERNS, dtype=torch.int64)
+    for total in totals[1:]:  # integers: neither order nor who counted shows
+        counts += total
+    return counts.numpy()
 
 
 def add_counts(flat: torch.Tensor, counts: torch.Tensor) -> None:
