@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Progress = Callable[[int, int], None]  # called with (done, total)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -159,6 +161,22 @@ def setup_logging(verbose: int, quiet: bool) -> None:
     logging.basicConfig(level=theirs, handlers=[handler], force=True)
     logging.getLogger("mergekit_darwin").setLevel(ours)
     logging.getLogger("mergekit").setLevel(theirs)
+    logging.getLogger("mergekit_darwin").info(
+        "Threads that wait for others: %s.", _let_threads_sleep()
+    )
+
+
+def _let_threads_sleep() -> str:
+    """Have OpenMP's threads sleep while they wait, unless the user chose; say which.
+
+    By default they spin, which beside another process on the same cores multiplies
+    every small operation's time. It counts only where torch is not loaded yet.
+    """
+    chosen = next((name for name in _WAITING if name in os.environ), None)
+    if chosen is None and "torch" not in sys.modules:
+        chosen = _WAITING[0]
+        os.environ[chosen] = "passive"
+    return f"{chosen}={os.environ[chosen]}" if chosen else "as OpenMP has it"
 
 
 @contextmanager

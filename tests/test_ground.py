@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic import BaseModel
 
+from mergekit_darwin import talk
 from mergekit_darwin.errors import DarwinError, about, plain, reason
 from mergekit_darwin.files import read_bytes, read_text, whole, write_whole
 from mergekit_darwin.talk import verbosity
@@ -166,3 +169,28 @@ def test_text_is_read_without_the_mark_of_utf_8(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"\xff")
     with pytest.raises(DarwinError, match=r"It must be read \(no UTF-8"):
         read_text(tmp_path / "text", "It must be read")
+
+
+def test_commands_let_idle_threads_sleep_unless_the_user_chose() -> None:
+    code = (
+        "import os\n"
+        "from mergekit_darwin.talk import setup_logging\n"
+        "setup_logging(1, False)\n"
+        "import torch\n"
+        "print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))\n"
+    )
+    bare = {k: v for k, v in os.environ.items() if k not in talk._WAITING}
+    for given, told, said in (
+        ({}, "passive None", "OMP_WAIT_POLICY=passive"),
+        ({"OMP_WAIT_POLICY": "active"}, "active None", "OMP_WAIT_POLICY=active"),
+        ({"GOMP_SPINCOUNT": "9"}, "None 9", "GOMP_SPINCOUNT=9"),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**bare, **given},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout.strip() == told
+        assert said in run.stderr
