@@ -58,7 +58,8 @@ def _answer(
         repetition_penalty=1.0,
         pad_token_id=_padding(tokenizer),
     )
-    new = output[0, ids.shape[1] :].tolist()
+    given = 1 if model.config.is_encoder_decoder else ids.shape[1]
+    new = output[0, given:].tolist()
     text = tokenizer.decode(new, skip_special_tokens=True)
     return Answer(
         model=role, probe=probe, prompt=prompt, text=text, fault=fault_of(new, text)

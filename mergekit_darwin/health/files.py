@@ -7,19 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import transformers
 from mergekit.options import MergeOptions
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 
-from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.checkpoint import Checkpoint
+from mergekit_darwin.models.opened import first_class, read_config
 from mergekit_darwin.talk import silent
 
 _SHAPING = (  # config values that change what weights mean; our choice
@@ -44,54 +38,26 @@ _SHAPING = (  # config values that change what weights mean; our choice
 _ABSENT = "(absent)"
 
 
-def read_config(checkpoint: Checkpoint, options: MergeOptions) -> PretrainedConfig:
-    """Return a model's config. Raises DarwinError if transformers cannot read it."""
-    try:
-        return AutoConfig.from_pretrained(
-            checkpoint.path, trust_remote_code=options.trust_remote_code
-        )
-    except Exception as error:  # transformers raises whatever its validators do
-        raise DarwinError(
-            f"{checkpoint.reference} must have a config.json that transformers reads;"
-            f" it cannot be read ({reason(error)})."
-        ) from error
-
-
 def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any]:
     """Return what transformers says of a load without loading: nothing is allocated.
 
     Keys: missing_keys, unexpected_keys (names), mismatched_keys (name, file, model).
     Raises DarwinError if transformers cannot build the model.
     """
-    config = read_config(checkpoint, options)
-    why = ""
-    for kind in _model_classes(config):
-        try:
-            with silent("transformers"):
-                _, info = kind.from_pretrained(
-                    checkpoint.path,
-                    device_map="meta",
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    trust_remote_code=options.trust_remote_code,
-                )
-            return dict(info)
-        except Exception as error:  # as above; the next class may do
-            why = why or reason(error)
-    raise DarwinError(
-        f"{checkpoint.reference} must be a causal language model that transformers"
-        f" loads; it cannot be built ({why})."
-    )
+    name, remote = str(checkpoint.reference), options.trust_remote_code
 
+    def load(kind: Any) -> dict[str, Any]:
+        with silent("transformers"):
+            _, info = kind.from_pretrained(
+                checkpoint.path,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=remote,
+            )
+        return dict(info)
 
-def _model_classes(config: PretrainedConfig) -> list[Any]:
-    """Return the class that the config names, if transformers has it, then the usual.
-
-    A multimodal model's own class holds its towers, the causal one may not.
-    """
-    named = [getattr(transformers, name, None) for name in config.architectures or ()]
-    usual = [AutoModelForCausalLM, AutoModelForImageTextToText]
-    return [kind for kind in named if kind is not None] + usual
+    return first_class(name, read_config(name, checkpoint.path, remote), load)
 
 
 def name_findings(
@@ -124,13 +90,6 @@ def name_findings(
     return found
 
 
-def is_tied(config: PretrainedConfig) -> bool:
-    """Return whether a config ties the LM head to the token embeddings."""
-    text = config.get_text_config()
-    own = getattr(config, "tie_word_embeddings", None)
-    return bool(getattr(text, "tie_word_embeddings", own))
-
-
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 
@@ -144,15 +103,16 @@ def head_findings(
 
     tied: what the child's config says; parents: the same by role; head_differs:
     whether the child stores a head whose bits are not the embedding's, None where it
-    does not store both. Untied where the parents are tied still runs: a warning.
+    does not store both. Untied where the parents are tied still runs: a warning; so
+    does a head of its own under a config that ties it, which transformers then uses.
     """
     found = []
     if tied and head_differs:
-        words = "a head of its own is stored, and ignored"
-        found.append(_head("error", words, "none, as tie_word_embeddings is true"))
+        words = "a head of its own is stored, which not every tool will use"
+        found.append(_head("warning", words, "none, as the config ties the head"))
     if parents and all(own is not tied for own in parents.values()):
         words = f"tie_word_embeddings {str(tied).lower()}"
-        severity: Severity = "error" if tied else "warning"
+        severity: Severity = "error" if tied and not head_differs else "warning"
         wanted = f"{str(not tied).lower()}, as the parents"
         found.append(_head(severity, words, wanted))
     if not tied and head_differs is False and not any(parents.values()):

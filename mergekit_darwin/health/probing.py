@@ -15,10 +15,11 @@ from mergekit_darwin.health.function_rules import (
 )
 from mergekit_darwin.health.report import Answer, Finding, Measured, finding
 from mergekit_darwin.health.thresholds import Severity, Thresholds
-from mergekit_darwin.models.opened import ProbeOptions, open_model
-from mergekit_darwin.scan.importance import Progress, measure_importance
+from mergekit_darwin.models.opened import OpenModel, ProbeOptions, open_model
+from mergekit_darwin.scan.importance import importance_of
 from mergekit_darwin.scan.probes import Probe
 from mergekit_darwin.scan.report import ModelReport, Report
+from mergekit_darwin.talk import Progress
 
 LOG = logging.getLogger(__name__)
 
@@ -48,22 +49,23 @@ def probe_model(
     Answers are left out where the model is streamed. Raises DarwinError if it cannot
     be probed, NaN among its results included.
     """
-    measured = measure_importance(model, probes, options, progress)
+    source = open_model(model, options)
+    measured = importance_of(source, probes, options, progress)
     return Probed(
         measured.stack,
         measured.distances,
         {name: row.full for name, row in measured.loss.items()},
-        tuple(_answers(model, role, probes, options)),
+        tuple(_answers(source, role, probes)),
     )
 
 
-def _answers(
-    model: str, role: str, probes: Sequence[Probe], options: ProbeOptions
-) -> list[Answer]:
-    if options.stream:
-        LOG.info("%s: no short answers, as its weights are streamed", model)
+def _answers(opened: OpenModel, role: str, probes: Sequence[Probe]) -> list[Answer]:
+    if opened.disk is not None:
+        LOG.info("%s: no short answers, as its weights are streamed", opened.name)
         return []
-    opened = open_model(model, options)
+    if not opened.model.can_generate():  # type: ignore[operator]
+        LOG.info("%s: no short answers, as it does not generate", opened.name)
+        return []
     return answer_prompts(opened.model, opened.tokenizer, prompts_of(probes), role)
 
 
@@ -76,8 +78,10 @@ def known_parent(
 ) -> Probed:
     """Return what an MDS report holds of one parent, and that parent's answers."""
     loss = {name: row.full for name, row in known.probe_loss.items()}
-    answers = tuple(_answers(model, role, probes, options))
-    return Probed(known.stack, dict(known.probes), loss, answers)
+    answers: list[Answer] = []
+    if not options.stream:
+        answers = _answers(open_model(model, options), role, probes)
+    return Probed(known.stack, dict(known.probes), loss, tuple(answers))
 
 
 def probe_family(

@@ -17,8 +17,8 @@ from mergekit_darwin.health.again import (
     read_provenance,
 )
 from mergekit_darwin.health.facts import forget
-from mergekit_darwin.health.files import read_config
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint, parse_model
+from mergekit_darwin.models.opened import read_config
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def open_relatives(
     forget({role: parse_model(name) for role, name in names.items()})
     checkpoints = {role: open_checkpoint(name, options) for role, name in names.items()}
     configs = {
-        role: read_config(checkpoints[role], options)
+        role: read_config(
+            names[role], checkpoints[role].path, options.trust_remote_code
+        )
         for role in ("child", "father", "mother")
     }
     return Relatives(names, checkpoints, configs, recipe)

@@ -25,7 +25,7 @@ from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.models.checkpoint import Checkpoint, model_loads
-from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.models.opened import ProbeOptions, merge_options, ties_head
 from mergekit_darwin.scan.probes import Probe, standard_probes
 from mergekit_darwin.scan.report import Report, check_identity
 from mergekit_darwin.talk import bar
@@ -120,7 +120,10 @@ def _file_findings(family: Relatives, options: MergeOptions) -> list[Finding]:
     found = files.name_findings(
         files.loading_info(child, options), child, family.parents
     )
-    tied = {role: files.is_tied(row) for role, row in family.configs.items()}
+    tied = {
+        role: ties_head(row, options.trust_remote_code)
+        for role, row in family.configs.items()
+    }
     parents = {role: row for role, row in tied.items() if role != "child"}
     found += files.head_findings(tied["child"], parents, _head_differs(child, options))
     found += files.dtype_findings(child, config, family.parents)

@@ -82,7 +82,7 @@ def open_model(name: str, options: ProbeOptions) -> OpenModel:
     with silent("transformers"):
         config = read_config(name, checkpoint.path, remote)
         if options.stream:
-            model = _first(
+            model = first_class(
                 name,
                 config,
                 lambda kind: empty_model(kind, config, dtype, device, remote),
@@ -110,7 +110,7 @@ def load_model(name: str, path: str, dtype: Any = "auto", remote: bool = False) 
         )
         return found
 
-    model, info = _first(name, config, load)
+    model, info = first_class(name, config, load)
     if info["missing_keys"]:
         raise DarwinError(
             f"{name} must hold all weights of its architecture; its files lack"
@@ -135,22 +135,38 @@ def read_config(name: str, path: str, remote: bool = False) -> Any:
 def auto_classes(config: Any) -> Sequence[Any]:
     """Return transformers' auto classes of language models, the likeliest first."""
     import transformers
+    from mergekit.common import get_auto_cls
 
-    names = " ".join(getattr(config, "architectures", None) or ())
-    causal = transformers.AutoModelForCausalLM
-    masked = transformers.AutoModelForMaskedLM
-    several: list[Any] = [
-        transformers.AutoModelForImageTextToText,
-        transformers.AutoModelForSeq2SeqLM,
-    ]
-    if "ForMaskedLM" in names:
-        return [masked, causal, *several]
-    if "ForConditionalGeneration" in names:
-        return [*several, causal, masked]
-    return [causal, *several, masked]
+    names = getattr(config, "architectures", None) or ["ForCausalLM"]
+    with silent(""):  # it wonders about names that end in ForConditionalGeneration
+        own = get_auto_cls(names[0])
+    several: list[Any] = [transformers.AutoModelForImageTextToText]
+    several.append(transformers.AutoModelForSeq2SeqLM)
+    if "ForConditionalGeneration" in names[0]:
+        return [*several, own]
+    return [own, *several, transformers.AutoModelForMaskedLM]
 
 
-def _first(name: str, config: Any, make: Any) -> Any:
+def ties_head(config: Any, remote: bool = False) -> bool:
+    """Return whether transformers ties the LM head to the embeddings, by the config.
+
+    The model is built without weights, as only its class knows what its config ties.
+    A model without a head ties nothing.
+    """
+
+    def build(kind: Any) -> Any:
+        return empty_model(kind, config, torch.float32, "meta", remote)
+
+    model = first_class(type(config).__name__, config, build)
+    head = model.get_output_embeddings()
+    held = {id(tensor) for tensor in head.parameters()} if head is not None else set()
+    named = model.named_parameters(remove_duplicate=False)
+    names = {name for name, tensor in named if id(tensor) in held}
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    return bool(names & {*tied.keys(), *tied.values()})
+
+
+def first_class(name: str, config: Any, make: Any) -> Any:
     """Return what the first auto class that knows a config makes of it."""
     reasons = []
     for kind in auto_classes(config):
