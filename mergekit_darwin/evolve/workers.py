@@ -23,6 +23,7 @@ from mergekit_darwin.evolve.fitness import evaluate
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.harness import open_model
+from mergekit_darwin.models.opened import fresh_model, load_model
 from mergekit_darwin.talk import silent
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -120,14 +121,10 @@ class Worker:
                 " tokenizer and tokenizer_source."
             )
         if self._inner is None:
-            import transformers
-
-            self._inner = transformers.AutoModelForCausalLM.from_config(
-                output_config(text, self.merging),
-                dtype=self._dtype(),
-                trust_remote_code=self.options.trust_remote_code,
-            )
-            self._inner.to(self.options.device).eval().requires_grad_(False)
+            config = output_config(text, self.merging)
+            remote = self.options.trust_remote_code
+            self._inner = fresh_model("The child", config, self._dtype(), remote)
+            self._inner.to(self.options.device)
         merge_into(text, self._inner, self.merging)
         return self._inner
 
@@ -143,12 +140,8 @@ class Worker:
         """Return a model in memory, None where the harness is to load it itself."""
         if self.config.model_type != "hf" or self.config.model_args:
             return None
-        import transformers
-
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=self._dtype(), trust_remote_code=self.options.trust_remote_code
-        )
-        return model.to(self.options.device).eval()
+        remote = self.options.trust_remote_code
+        return load_model(path, path, self._dtype(), remote).to(self.options.device)
 
     def _tokenizer(self, key: str, path: str) -> Any:
         """Return the tokenizer in a folder; with chats, one that has a template."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,15 @@ def load_model(name: str, path: str, dtype: Any = "auto", remote: bool = False) 
     return model.eval().requires_grad_(False)
 
 
+def fresh_model(name: str, config: Any, dtype: Any, remote: bool = False) -> Any:
+    """Return a model of a config with weights of no meaning, to be filled."""
+
+    def build(kind: Any) -> Any:
+        return kind.from_config(config, dtype=dtype, trust_remote_code=remote)
+
+    return first_class(name, config, build).eval().requires_grad_(False)
+
+
 def read_config(name: str, path: str, remote: bool = False) -> Any:
     """Return a model's config. Raises DarwinError if transformers cannot read it."""
     from transformers import AutoConfig
@@ -155,7 +165,8 @@ def ties_head(config: Any, remote: bool = False) -> bool:
     """
 
     def build(kind: Any) -> Any:
-        return empty_model(kind, config, torch.float32, "meta", remote)
+        own = copy.deepcopy(config)  # a config takes on what is built from it
+        return empty_model(kind, own, torch.float32, "meta", remote)
 
     model = first_class(type(config).__name__, config, build)
     head = model.get_output_embeddings()

@@ -57,3 +57,13 @@ def test_what_is_no_language_model_is_refused_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(DarwinError, match="as a language model") as raised:
         load_model("model", str(path))
     assert "\n" not in raised.value.message
+
+
+def test_asking_whether_a_head_is_tied_leaves_the_config_as_it_was(
+    tmp_path: Path,
+) -> None:
+    path = tiny.tiny_llama(tmp_path / "model", 1, dtype=torch.bfloat16)
+    config = AutoConfig.from_pretrained(path)
+    before = config.to_dict()
+    ties_head(config)
+    assert config.to_dict() == before
