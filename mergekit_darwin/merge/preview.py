@@ -24,7 +24,7 @@ from mergekit.merge_methods.dtype import align_dtype
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 
-from mergekit_darwin.errors import DarwinError, about, reason
+from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.files import read_yaml
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.merge.method import NAME, register, sound_profiles
@@ -119,15 +119,7 @@ def plan_run(
 
     config is consumed. Raises DarwinError if mergekit cannot plan the run.
     """
-    try:
-        tasks = planned_tasks(config, options)
-    except DarwinError:
-        raise
-    except Exception as error:
-        LOG.debug("mergekit could not plan the run", exc_info=error)
-        raise DarwinError(
-            f"mergekit cannot plan this merge: {reason(error)}"
-        ) from error
+    tasks = planned_tasks(config, options)
     planned = {
         task.output_weight.name: Planned(
             task.output_weight.name,

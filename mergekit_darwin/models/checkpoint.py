@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -252,17 +253,24 @@ def planned_tasks(
 
     config is consumed, as mergekit's planner rewrites it. Each task carries the
     output tensor's name, the parameters resolved for it and the loads of its inputs.
+    Raises DarwinError if mergekit cannot plan it.
     """
     options = options or MergeOptions()
     LoaderCache().setup(options)
-    architecture = get_architecture_info(config, options)
-    # run_merge's own config of the child: slices may change the number of layers
-    child = _model_out_config(config, architecture, options.trust_remote_code)
-    planner = MergePlanner(
-        config, architecture, options=options, out_model_config=child
-    )
-    # plan_in_memory fails its own validation under pydantic 2.14; nothing is written
-    tasks = planner.plan_to_disk("unused")
+    try:
+        architecture = get_architecture_info(config, options)
+        # run_merge's own config of the child: slices may change the number of layers
+        child = _model_out_config(config, architecture, options.trust_remote_code)
+        planner = MergePlanner(
+            config, architecture, options=options, out_model_config=child
+        )
+        # plan_in_memory fails its own validation under pydantic 2.14
+        tasks = planner.plan_to_disk("unused")
+    except DarwinError:
+        raise
+    except Exception as error:  # its own checks, and whatever a config makes it do
+        words = re.sub(r"\{.*\}", "{...}", reason(error, 10_000))
+        raise DarwinError(f"mergekit cannot plan this merge: {words[:400]}") from error
     return [task.tensor_task for task in tasks if isinstance(task, SaveTensor)]
 
 

@@ -36,8 +36,9 @@ def layer_stack(model: str, path: str, depth: int, options: ProbeOptions) -> str
     fitting = [stack for stack, layers in depths.items() if layers == depth]
     if not fitting:
         raise DarwinError(
-            f"{model} has {depth} layers at {path}; its files must have a stack as"
-            f" deep, but have {depths}."
+            f"mergekit must know the {depth} layers of {model} at {path} for its"
+            f" probes; it plans {depths or 'no layers'} for such a model, and a merge"
+            " would lose them. Scan it with --no-probes."
         )
     return max(fitting, key=lambda stack: _common_tail(stack, path))
 

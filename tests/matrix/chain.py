@@ -56,6 +56,7 @@ def run_chain(name: str, root: Path) -> Outcome:
     except DarwinError as error:
         stopped, reason = "scan", error.message
     config = merging.darwin(trio, **({"mds": str(root / "mds")} if report else {}))
+    config["dtype"] = "float32"  # what is nearly constant stays so no further
     (root / "darwin.yml").write_text(yaml.safe_dump(config))
     if stopped is None:
         try:

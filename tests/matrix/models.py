@@ -70,6 +70,9 @@ QWEN_VISION: dict[str, Any] = {
 }
 
 
+DEEP_VISION = {**QWEN_VISION, "depth": 3, "deepstack_visual_indexes": [0, 1, 2]}
+
+
 @dataclass(frozen=True)
 class Row:
     """One architecture: classes of transformers, and sizes beside the common ones."""
@@ -310,7 +313,6 @@ MIXERS = {
     "recurrent_gemma": row("RecurrentGemma", lru_width=32),
     "rwkv": row("Rwkv"),
     "lfm2": row("Lfm2", layer_types=["conv", "full_attention", "conv"]),
-    "xlstm": row("xLSTM", num_heads=4, num_blocks=3, head_dim=None, qk_dim_factor=1.0),
     "qwen3_5_text": Row(
         "Qwen3_5TextConfig",
         "Qwen3_5ForCausalLM",
@@ -387,7 +389,7 @@ SEVERAL = {
                 "mrope_section": [1, 1, 2],
             },
         },
-        vision_config=QWEN_VISION,
+        vision_config=DEEP_VISION,
     ),
     "qwen3_vl_moe": row(
         "Qwen3VLMoe",
@@ -401,7 +403,7 @@ SEVERAL = {
                 "mrope_section": [1, 1, 2],
             },
         },
-        vision_config=QWEN_VISION,
+        vision_config=DEEP_VISION,
     ),
     "llava": row(
         "Llava",
@@ -458,6 +460,19 @@ ENCODERS = {
         num_layers=3,
         num_decoder_layers=3,
         decoder_start_token_id=tiny.PAD,
+    ),
+    "t5_gated": row(
+        "T5",
+        "ForConditionalGeneration",
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_heads=4,
+        num_layers=3,
+        num_decoder_layers=3,
+        decoder_start_token_id=tiny.PAD,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
     ),
     "umt5": row(
         "UMT5",

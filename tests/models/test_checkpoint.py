@@ -92,3 +92,13 @@ def test_a_lora_without_a_cache_names_the_option(tmp_path: Path) -> None:
     model = tiny.tiny_llama(tmp_path / "model", 1)
     with pytest.raises(DarwinError, match="--lora-merge-cache"):
         open_checkpoint(f"{model}+{tmp_path / 'adapter'}")
+
+
+def test_what_mergekit_cannot_plan_is_said_in_one_line_without_its_config(
+    tmp_path: Path,
+) -> None:
+    model = models.write("qwen2_vl", tmp_path / "model")
+    with pytest.raises(DarwinError, match="mergekit cannot plan") as raised:
+        model_loads(str(model))
+    assert "\n" not in raised.value.message
+    assert "vocab_size" not in raised.value.message
