@@ -45,6 +45,8 @@ def screen(report: Report) -> str:
 def _model_line(role: str, model: ModelReport) -> str:
     numel = sum(row.numel for row in model.tensors.values())
     depth = f", {model.layers} layers probed" if model.layers else ""
+    if model.passes == "whole":
+        depth += ", run in whole passes"
     return (
         f"{role + ':':8}{model.model}  ({len(model.tensors)} tensors,"
         f" {_short(numel)} parameters{depth})"

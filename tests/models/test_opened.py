@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import (
@@ -67,3 +67,20 @@ def test_asking_whether_a_head_is_tied_leaves_the_config_as_it_was(
     before = config.to_dict()
     ties_head(config)
     assert config.to_dict() == before
+
+
+def test_a_model_with_a_lora_is_opened_with_the_lora_merged_in(tmp_path: Path) -> None:
+    import peft
+
+    base = tiny.tiny_llama(tmp_path / "base", 1)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    options = ProbeOptions(lora_merge_cache=str(tmp_path / "cache"))
+    found = open_model(f"{base}+{tmp_path / 'adapter'}", options).model.state_dict()
+    expected = adapted.merge_and_unload().state_dict()
+    name = "model.layers.1.self_attn.q_proj.weight"
+    assert torch.allclose(found[name], expected[name], atol=1e-6)
+    plain = open_model(str(base), ProbeOptions()).model.state_dict()
+    assert not torch.allclose(found[name], plain[name])

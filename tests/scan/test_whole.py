@@ -9,9 +9,12 @@ import torch
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import ProbeOptions, open_model
+from mergekit_darwin.ratios.report_screen import screen
 from mergekit_darwin.scan import importance
 from mergekit_darwin.scan.importance import measure_importance
 from mergekit_darwin.scan.probes import Encoded, Probe, ProbeItem
+from mergekit_darwin.scan.report import read_report
+from mergekit_darwin.scan.run import scan
 from mergekit_darwin.scan.whole import open_whole, run_whole
 from tests import tiny
 from tests.matrix import models
@@ -91,3 +94,31 @@ def test_streaming_what_is_run_whole_is_refused_in_one_line(tmp_path: Path) -> N
     model = str(models.write("gemma4_e2b", tmp_path / "m"))
     with pytest.raises(DarwinError, match="Scan it without --stream"):
         measure_importance(model, PROBES, ProbeOptions(stream=True))
+
+
+def test_a_scan_says_which_way_was_taken(tmp_path: Path) -> None:
+    base = models.write("gemma4_e2b", tmp_path / "base")
+    father = tiny.nudged(base, tmp_path / "father", 2)
+    report = scan(
+        str(father),
+        str(base),
+        str(base),
+        out=tmp_path / "mds",
+        probes=PROBES,
+        options=ProbeOptions(),
+        progress=False,
+    )
+    assert report.base is not None
+    assert {report.father.passes, report.base.passes} == {"whole"}
+    assert read_report(tmp_path / "mds") == report
+    assert screen(report).count("run in whole passes") == 3
+    assert report.identity() == report.model_copy(deep=True).identity()
+
+
+def test_a_report_of_an_older_version_still_reads(tmp_path: Path) -> None:
+    path = str(tiny.tiny_llama(tmp_path / "model", 1))
+    out = tmp_path / "mds"
+    scan(path, path, out=out, probes=[], options=ProbeOptions(), progress=False)
+    text = (out / "mds.json").read_text(encoding="utf-8")
+    assert "passes" not in text and "curvature" not in text
+    assert read_report(out).father.passes is None
