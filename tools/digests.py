@@ -269,13 +269,13 @@ def scans(bench: Bench) -> None:
             bench.add(f"probes/scan/{name}", rounded(probed))
     report = json.loads((bench.work / "scan" / "whole" / "mds.json").read_text())
     for who in ("father", "mother", "base"):
-        for part in PROBED:
+        for part in ("probes", "probe_loss", "gain"):
             report[who][part] = rounded(report[who].get(part, {}), 4)
     (bench.work / "report").mkdir()
     (bench.work / "report" / "mds.json").write_text(json.dumps(report))
 
 
-PROBED = ("probes", "probe_loss", "gain")
+PROBED = ("probes", "probe_loss", "gain", "curvature", "passes")
 
 
 def split(report: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

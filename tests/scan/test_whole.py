@@ -122,3 +122,18 @@ def test_a_report_of_an_older_version_still_reads(tmp_path: Path) -> None:
     text = (out / "mds.json").read_text(encoding="utf-8")
     assert "passes" not in text and "curvature" not in text
     assert read_report(out).father.passes is None
+
+
+def test_what_moves_no_ratio_does_not_change_a_reports_identity(
+    tmp_path: Path,
+) -> None:
+    path = str(tiny.tiny_llama(tmp_path / "model", 1))
+    out = tmp_path / "mds"
+    report = scan(
+        path, path, out=out, probes=[], options=ProbeOptions(), progress=False
+    )
+    father = report.father.model_copy(
+        update={"passes": "whole", "curvature": {"A": {"x": 1.0}}}
+    )
+    other = report.model_copy(update={"father": father})
+    assert other.identity() == report.identity()
