@@ -20,7 +20,12 @@ from mergekit_darwin.plots import CHILD, FATHER, MOTHER, OTHER, figure, save
 
 ITEMS = 300
 VARIANTS = ("last:10",)
-COLOURS = {"last map": FATHER, "last map, absolute": OTHER, "all maps": MOTHER}
+COLOURS = {
+    "last map": FATHER,
+    "all maps": MOTHER,
+    "last map, absolute": "#8fb5d9",
+    "all maps, absolute": "#e8a48a",
+}
 
 
 def probes_of(out: Path, skills: tuple[str, ...]) -> Path:
