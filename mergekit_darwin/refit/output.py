@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from mergekit_darwin.files import write_whole
+from mergekit_darwin.models.manifest import MANIFEST, manifest
 from mergekit_darwin.refit.picture import draw_refit
 from mergekit_darwin.refit.report import REPORT, RefitReport, refit_text
 
@@ -15,10 +16,11 @@ CARD = "README.md"
 
 
 def write_beside(report: RefitReport, folder: Path, name: str) -> None:
-    """Write refit.json, refit.png and the model card, titled name, into a folder."""
+    """Write refit.json, refit.png, the card, titled name, and the tensors' digests."""
     write_whole(folder / REPORT, report.model_dump_json(indent=1) + "\n")
     draw_refit(report, folder / "refit.png")
     write_whole(folder / CARD, card(report, name))
+    write_whole(folder / MANIFEST, manifest(folder))
 
 
 def card(report: RefitReport, name: str) -> str:
@@ -54,7 +56,8 @@ def card(report: RefitReport, name: str) -> str:
         "![drift by layer](refit.png)",
         "## Texts\n\n| for | tokens | probes and their digests |\n"
         "| --- | ---: | --- |\n" + "\n".join(texts),
-        f"## Settings\n\n{settings}.\n\nMade with {tools}. `{REPORT}` has all numbers.",
+        f"## Settings\n\n{settings}.\n\nMade with {tools}. `{REPORT}` has all numbers,"
+        f" `{MANIFEST}` the SHA-256 of every tensor.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -193,7 +193,7 @@ def test_two_parents_are_both_nearer_than_before_and_bytes_repeat(
     assert first == second
     assert read_refit(tmp_path / "out").texts["father"].probes.keys() == {"ONE"}
     names = {file.name for file in (tmp_path / "out").iterdir()}
-    assert {"README.md", "refit.json", "refit.png", "tokenizer.json"} <= names
+    assert {"README.md", "refit.json", "refit.png", "manifest.json"} <= names
     moved = weights(tmp_path / "out")
     kept = weights(pair["mean"])
     same = {name for name in kept if torch.equal(kept[name], moved[name])}
