@@ -6,7 +6,7 @@ Each finding is one line: what was found, and what will happen to it in the merg
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal
@@ -28,6 +28,7 @@ class Model:
     role: str
     headers: Mapping[str, TensorHeader]
     config: Mapping[str, Any] = field(default_factory=dict)
+    integers: tuple[str, ...] = ()  # matrices that are no numbers to mix
 
     def __str__(self) -> str:
         return f"the {self.role}"
@@ -57,13 +58,16 @@ class Setup:
 
     dtype is what all are read as; resizes whether vocabularies are aligned; config_of
     whose config the child gets, None where mergekit takes any model's; father_is_base
-    whether there is one task vector only.
+    whether there is one task vector only. lost names the child's tensors that the
+    Father's files hold and mergekit's plan leaves out, which may_lose allows.
     """
 
     dtype: str | None = None
     resizes: bool = False
     config_of: str | None = "Father"
     father_is_base: bool = False
+    lost: tuple[str, ...] = ()
+    may_lose: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def check_fit(
         heads = "; ".join(f"{some(m.headers, 2)} in {m}" for m in models)
         effect = "bring them to one layout first"
         found.append(Finding("stops", "names", f"no name in common: {heads}", effect))
-    found += [*_dtypes(models, setup), *_heads(models, setup), *_configs(models, setup)]
+    found += [*_lost(setup), *_dtypes(models, setup)]
+    found += [*_heads(models, setup), *_configs(models, setup)]
     if not any(row.severity == "stops" for row in found):
         found.append(_summary(models, layout))
     return sorted(found, key=lambda row: _ORDER.index(row.severity))
@@ -245,6 +250,12 @@ def _missing(
     """Find the tensors that one model lacks, and what becomes of them."""
     father, mother = models[:2]
     both = layout.lacks["Father"] | layout.lacks["Mother"]
+    nobody = frozenset.intersection(*(layout.lacks[model.role] for model in models))
+    if unheard := _even(nobody & layout.required, uneven):
+        kind = (father.config.get("architectures") or ["this architecture"])[0]
+        found = f"{_tensors(unheard)} in none of the models: {some(unheard, 2)}"
+        effect = f"mergekit's definition of {kind} asks for what no such model has"
+        yield Finding("stops", "missing", found, effect)
     for model in models:
         if model.role == "base":
             lost, effect = layout.lacks["base"] - both, "the Father is their base"
@@ -252,7 +263,7 @@ def _missing(
             other = mother if model is father else father
             lost = layout.lacks[model.role]
             effect = f"the child gets the {other.role}'s, bit for bit"
-        needed = _even(lost & layout.required, uneven)
+        needed = _even(lost & layout.required - nobody, uneven)
         if needed:
             words = "mergekit requires them for this architecture"
             yield _lack("stops", needed, model, words)
@@ -277,6 +288,19 @@ def _unused(models: list[Model], layout: Layout, uneven: set[str]) -> Iterator[F
                 f" writes: {some(names, 2)}"
             )
             yield Finding("note", "extra", found, "left out")
+
+
+def _lost(setup: Setup) -> Iterator[Finding]:
+    names = sorted(setup.lost)
+    if names:
+        found = (
+            f"{_tensors(names)} of the model that the merge would not write"
+            f"{_places(names)}: {some(names, 4)}"
+        )
+        effect = "mergekit's plan leaves them out; allow_missing: true goes on"
+        if setup.may_lose:
+            effect = "the child is without them (allow_missing)"
+        yield Finding("note" if setup.may_lose else "stops", "lost", found, effect)
 
 
 def _dtypes(models: list[Model], setup: Setup) -> Iterator[Finding]:
@@ -367,7 +391,7 @@ def _even(names: Iterable[str], uneven: set[str]) -> list[str]:
     return sorted(name for name in names if site_of(name).stack not in uneven)
 
 
-def _tensors(names: list[str] | range) -> str:
+def _tensors(names: Sized) -> str:
     return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mergekit.architecture import get_architecture_info
+from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.architecture.base import ConfiguredModelArchitecture
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from mergekit_darwin.errors import reason
 from mergekit_darwin.merge.fit import Finding, Layout, Model, Setup, check_fit
+from mergekit_darwin.merge.lost import lost_names, written_names
 from mergekit_darwin.merge.roles import Roles, roles_of
-from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint, stored_name
+from mergekit_darwin.models.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    output_config,
+    stored_name,
+)
 
 
 def fit_of(
@@ -58,22 +65,35 @@ def _fit_of_roles(
         role: open_checkpoint(model, options) for role, model in roles.named().items()
     }
     models = [
-        Model(role, found.headers, _config(Path(found.path)))
+        Model(role, found.headers, _config(Path(found.path)), tuple(found.integers))
         for role, found in opened.items()
     ]
-    layout, problem = None, []
+    layout, problem, lost = None, [], None
     try:
-        layout = _layout(config, opened, options)
+        architecture = get_architecture_info(config, options)
+        layout = _layout(architecture, config, opened, options)
+        child = output_config(config, architecture, options)
     except Exception as error:  # whatever mergekit says of models it cannot take
-        problem = [Finding("stops", "architecture", f"mergekit says: {reason(error)}")]
+        words = f"mergekit cannot plan these models: {without_config(error)}"
+        problem = [Finding("stops", "architecture", words)]
+    else:
+        written = written_names(config, architecture, child, opened.values())
+        lost = lost_names(child, written, opened["Father"])
     setup = Setup(
         dtype=config.dtype,
         resizes=bool(config.tokenizer or config.tokenizer_source)
         or options.unsafe_truncate_embeddings,
         config_of=_config_of(config, roles),
         father_is_base=roles.third is None,
+        lost=tuple(lost or ()),
+        may_lose=(config.parameters or {}).get("allow_missing") is True,
     )
     return problem + check_fit(models, layout, setup)
+
+
+def without_config(error: Exception) -> str:
+    """Return what mergekit says as one line, without the configuration it prints."""
+    return reason(RuntimeError(re.sub(r"\s*\{.*\}", "", str(error), flags=re.DOTALL)))
 
 
 def _config_of(config: MergeConfiguration, roles: Roles) -> str | None:
@@ -91,7 +111,10 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _layout(
-    config: MergeConfiguration, opened: dict[str, Checkpoint], options: MergeOptions
+    architecture: ModelArchitecture,
+    config: MergeConfiguration,
+    opened: dict[str, Checkpoint],
+    options: MergeOptions,
 ) -> Layout:
     """Return what mergekit's planner would ask of these models.
 
@@ -99,7 +122,7 @@ def _layout(
     """
     first = config.base_model or opened["Father"].reference
     weights = ConfiguredModelArchitecture(
-        info=get_architecture_info(config, options),
+        info=architecture,
         config=first.config(trust_remote_code=options.trust_remote_code),
     ).all_weights()
     sources = {

@@ -27,6 +27,7 @@ from mergekit.options import MergeOptions
 from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.files import read_yaml
 from mergekit_darwin.kernel.profile import Profile
+from mergekit_darwin.merge.headers import without_config
 from mergekit_darwin.merge.method import NAME, register, sound_profiles
 from mergekit_darwin.merge.provider import (
     lone_prescription,

@@ -187,6 +187,10 @@ class MergeSettings(WholeMerge):
     ratios: Annotated[
         LoadedTable | None, PlainValidator(partial(_loaded, "ratios"))
     ] = Field(default=None, description="table of ratios by tensor name (CSV or JSON)")
+    allow_missing: StrictBool = Field(
+        default=False,
+        description="merge even where mergekit's plan leaves weights of the model out",
+    )
     layers: Annotated[int, Field(ge=1), Number] | None = Field(
         default=None,
         description="depth of the tensor's stack; only for merge_tensors, a YAML run"

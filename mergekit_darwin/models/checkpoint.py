@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mergekit.architecture import WeightInfo, get_architecture_info
+from mergekit.architecture import (
+    ModelArchitecture,
+    WeightInfo,
+    get_architecture_info,
+)
 from mergekit.architecture.conversion import can_convert_checkpoint_keys
 from mergekit.common import ModelReference
 from mergekit.config import InputModelDefinition, MergeConfiguration
@@ -246,6 +250,18 @@ def _meta_tensors(folder: str, paths: Mapping[str, str]) -> dict[str, torch.Tens
     return {name: found[name] for name in paths if name in found}
 
 
+def without_config(error: Exception) -> str:
+    """Return what mergekit says as one line, without the configuration it prints."""
+    return re.sub(r"\{.*\}", "{...}", reason(error, 10_000))[:400]
+
+
+def output_config(
+    config: MergeConfiguration, architecture: ModelArchitecture, options: MergeOptions
+) -> Any:
+    """Return the child's configuration; slices may change the number of layers."""
+    return _model_out_config(config, architecture, options.trust_remote_code)
+
+
 def planned_tasks(
     config: MergeConfiguration, options: MergeOptions | None = None
 ) -> list[ExecuteMergeMethodTask]:
@@ -259,8 +275,7 @@ def planned_tasks(
     LoaderCache().setup(options)
     try:
         architecture = get_architecture_info(config, options)
-        # run_merge's own config of the child: slices may change the number of layers
-        child = _model_out_config(config, architecture, options.trust_remote_code)
+        child = output_config(config, architecture, options)
         planner = MergePlanner(
             config, architecture, options=options, out_model_config=child
         )
@@ -269,8 +284,8 @@ def planned_tasks(
     except DarwinError:
         raise
     except Exception as error:  # its own checks, and whatever a config makes it do
-        words = re.sub(r"\{.*\}", "{...}", reason(error, 10_000))
-        raise DarwinError(f"mergekit cannot plan this merge: {words[:400]}") from error
+        words = without_config(error)
+        raise DarwinError(f"mergekit cannot plan this merge: {words}") from error
     return [task.tensor_task for task in tasks if isinstance(task, SaveTensor)]
 
 

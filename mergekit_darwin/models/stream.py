@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,6 @@ def disk_weights(
     """
     from mergekit.io import ShardedTensorIndex
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import (
-        WeightConverter,
-        WeightRenaming,
-        rename_source_key,
-    )
 
     index = ShardedTensorIndex.from_disk(path)
     if not index.is_safetensors:
@@ -156,22 +151,35 @@ def disk_weights(
             " Scan it without --stream."
         )
     mapping: list[Any] = get_model_conversion_mapping(model)  # type: ignore[arg-type]
-    renamings = [row for row in mapping if isinstance(row, WeightRenaming)]
-    converters = [row for row in mapping if isinstance(row, WeightConverter)]
-    known = model.state_dict()
     keys: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for key, shard in sorted(index.tensor_paths.items()):
-        target, pattern = rename_source_key(
-            key,
-            renamings,
-            converters,
-            str(model.base_model_prefix),
-            known,
-        )
-        for wanted in _targets(target, pattern, converters):
-            keys[wanted].append((str(Path(path) / shard), key))
+    for key, names in module_names(model, sorted(index.tensor_paths)).items():
+        for wanted in names:
+            keys[wanted].append((str(Path(path) / index.tensor_paths[key]), key))
     tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
     return DiskWeights(name, model, dtype, device, dict(keys), tied, mapping)
+
+
+def module_names(model: nn.Module, stored: Iterable[str]) -> dict[str, list[str]]:
+    """Return the model's tensors that each stored name becomes (part of) on loading.
+
+    As transformers does it: prefixes are added, names changed, experts fused.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
+
+    mapping: list[Any] = get_model_conversion_mapping(model)  # type: ignore[arg-type]
+    renamings = [row for row in mapping if isinstance(row, WeightRenaming)]
+    converters = [row for row in mapping if isinstance(row, WeightConverter)]
+    known, prefix = model.state_dict(), str(model.base_model_prefix)
+    found = {}
+    for key in stored:
+        target, pattern = rename_source_key(key, renamings, converters, prefix, known)
+        found[key] = _targets(target, pattern, converters)
+    return found
 
 
 def _targets(target: str, pattern: str | None, converters: list[Any]) -> list[str]:
