@@ -48,7 +48,16 @@ def read_bytes(file: Path, unreadable: str) -> bytes:
 
 
 def read_yaml(file: Path, unreadable: str) -> Any:
-    """Return what a YAML file holds: plain values, of bounded depth and size.
+    """Return what a YAML file of one document holds, as read_yamls reads it."""
+    documents = read_yamls(file, unreadable)
+    with about(unreadable):
+        if len(documents) > 1:
+            raise ValueError(f"it holds {len(documents)} documents, not one")
+    return documents[0] if documents else None
+
+
+def read_yamls(file: Path, unreadable: str) -> list[Any]:
+    """Return the documents of a YAML file: plain values, of bounded depth and size.
 
     Raises DarwinError as read_text does, also where a value is nested more than 100
     deep or aliases make more than a million values of it.
@@ -61,10 +70,10 @@ def read_yaml(file: Path, unreadable: str) -> Any:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_NESTED:
                 raise ValueError(f"it is nested more than {_MOST_NESTED} deep")
-        content = yaml.safe_load(text)
-        if _values(content, {}) > _MOST_VALUES:
+        documents = list(yaml.safe_load_all(text))
+        if _values(documents, {}) > _MOST_VALUES:
             raise ValueError(f"its aliases make more than {_MOST_VALUES} values of it")
-        return content
+        return documents
 
 
 def _values(value: Any, known: dict[int, float]) -> float:

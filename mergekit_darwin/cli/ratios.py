@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, nearest, some
 from mergekit_darwin.merge.filters import METHODS
-from mergekit_darwin.talk import loading, paged, setup_logging, verbosity
+from mergekit_darwin.talk import loading, paged, setup_logging, silent, verbosity
 
 if TYPE_CHECKING:
+    from mergekit.config import MergeConfiguration
     from mergekit.options import MergeOptions
+
+    from mergekit_darwin.merge.fit import Finding
+    from mergekit_darwin.merge.preview import Planned
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -51,40 +58,81 @@ LOG = logging.getLogger("mergekit_darwin")
 )
 @paged
 @click.option("--allow-crimes", is_flag=True, help="Allow mixing architectures.")
+@click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Go on where the merge would leave weights of the model out.",
+)
+@click.option("--step", help="Of a mergekit-multi file, this merge only.")
+@click.option(
+    "-I",
+    "--intermediate-dir",
+    type=click.Path(file_okay=False),
+    help="Where mergekit-multi keeps the results of its steps.",
+)
 @loading
 @verbosity
 def main(
     config_file: str,
-    form: str | None,
-    explain: str | None,
-    method: str | None,
-    out: Path | None,
-    plot: Path | None,
-    page: Path | None,
+    allow_missing: bool,
+    step: str | None,
+    intermediate_dir: str | None,
     verbose: int,
-    quiet: bool,
-    **merge_options: Any,
+    **given: Any,
 ) -> None:
     """Say whether the parents of DARWIN.yml fit, and the ratio of every tensor.
 
     Nothing is merged. Headers and the MDS report are read, weights only if the
-    configuration names no report. Exit 1 if the merge cannot work.
+    configuration names no report. Exit 1 if the merge cannot work. Of a mergekit-multi
+    file each darwin_v6 merge is looked at.
     """
-    if sum(choice is not None for choice in (form, explain, method)) > 1:
+    wish = _Wish(**{name: given.pop(name) for name in _Wish.__dataclass_fields__})
+    if sum(choice is not None for choice in (wish.form, wish.explain, wish.method)) > 1:
         raise click.UsageError("--json, --csv, --explain and --as exclude each other.")
-    setup_logging(verbose, quiet)
+    setup_logging(verbose, wish.quiet)
     from mergekit.options import MergeOptions
     from transformers import logging as transformers_logging
 
+    from mergekit_darwin.merge.preview import read_steps
+
     if verbose == 0:
         transformers_logging.set_verbosity_error()  # it has a handler of its own
-    options = MergeOptions(**merge_options)
-    check(config_file, options, quiet=quiet)
-    try:
-        text = _answer(config_file, options, form, explain, method, (plot, page), quiet)
-        _deliver(text, out)
-    except OSError as error:
-        raise DarwinError(f"Cannot read or write a file ({error}).") from error
+    steps = read_steps(config_file, intermediate_dir)
+    if step is not None:
+        if step not in steps:
+            raise DarwinError(
+                f"{config_file} has no darwin_v6 merge {step!r} that can be looked at;"
+                f" it has {some(steps)}.{nearest(step, steps)}"
+            )
+        steps = {step: steps[step]}
+    if len(steps) > 1 and wish.single:
+        raise click.UsageError(f"{config_file} has several merges; choose with --step.")
+    texts = []
+    for name, config in steps.items():
+        if allow_missing:
+            config.parameters = {**(config.parameters or {}), "allow_missing": True}
+        if len(steps) > 1:
+            texts.append(f"step {name or 'final'}\n\n")
+        texts.append(_look(config, MergeOptions(**given), wish))
+    _deliver("".join(texts), wish.out)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is asked for, of each merge."""
+
+    form: str | None
+    explain: str | None
+    method: Any
+    out: Path | None
+    plot: Path | None
+    page: Path | None
+    quiet: bool
+
+    @property
+    def single(self) -> bool:
+        """Whether only one merge can be answered for."""
+        return any((self.form, self.explain, self.method, self.plot, self.page))
 
 
 def _deliver(text: str, out: Path | None) -> None:
@@ -93,55 +141,63 @@ def _deliver(text: str, out: Path | None) -> None:
         return
     from mergekit_darwin.files import write_whole
 
-    write_whole(out, text)
+    with _written():
+        write_whole(out, text)
     LOG.info("wrote %s", out)
 
 
-def check(config_file: str, options: MergeOptions, *, quiet: bool) -> None:
-    """Print the header-only check to stderr; leave with 1 if the merge cannot work."""
-    from mergekit_darwin.merge.headers import fit_of
-    from mergekit_darwin.merge.preview import read_config
+@contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DarwinError(f"Cannot read or write a file ({error}).") from error
 
-    findings = fit_of(read_config(config_file), options)
+
+def _look(config: MergeConfiguration, options: MergeOptions, wish: _Wish) -> str:
+    """Return what was asked for as text; prints the check, exits with 1 if it stops."""
+    from mergekit_darwin.merge.headers import fit_of
+    from mergekit_darwin.merge.preview import hints, plan_run
+
+    findings = fit_of(config, options)
+    _print(findings, wish.quiet)
+    if any(finding.severity == "stops" for finding in findings):
+        raise SystemExit(1)
+    with silent("mergekit_darwin.fit"):  # the same findings, said above
+        planned = plan_run(config, options)
+    _print(hints(planned), wish.quiet)
+    with _written():
+        return _answer(config, planned, wish)
+
+
+def _print(findings: list[Finding], quiet: bool) -> None:
     for finding in findings:
         if finding.severity == "stops" or not quiet:
             click.echo(finding.line(), err=True)
-    if any(finding.severity == "stops" for finding in findings):
-        raise SystemExit(1)
 
 
-def _answer(
-    config_file: str,
-    options: MergeOptions,
-    form: str | None,
-    explain: str | None,
-    method: Any,
-    drawn: tuple[Path | None, Path | None],
-    quiet: bool,
-) -> str:
+def _answer(config: MergeConfiguration, planned: list[Planned], wish: _Wish) -> str:
     """Return what was asked for as text; draws picture and page on the way."""
-    from mergekit_darwin.merge.explain import explain as explain_tensor
+    from mergekit_darwin.merge.explain import explain
     from mergekit_darwin.merge.export import plain_yaml
-    from mergekit_darwin.merge.preview import plan_run, ratio_rows, read_config
+    from mergekit_darwin.merge.preview import ratio_rows
     from mergekit_darwin.ratios.screen import ratio_screen
     from mergekit_darwin.ratios.table import table_csv, table_json
 
-    planned = plan_run(read_config(config_file), options)
-    plot, page = drawn
-    if explain is not None and plot is None and page is None:
-        return explain_tensor(planned, explain)
-    rows = ratio_rows(planned, quiet=quiet)
-    if plot is not None:
+    if wish.explain is not None and wish.plot is None and wish.page is None:
+        return explain(planned, wish.explain)
+    rows = ratio_rows(planned, quiet=wish.quiet)
+    if wish.plot is not None:
         from mergekit_darwin.ratios.picture import plot_ratios
 
-        plot_ratios(rows, plot)
-    if page is not None:
+        plot_ratios(rows, wish.plot)
+    if wish.page is not None:
         from mergekit_darwin.ratios.page import write_ratio_page
 
-        write_ratio_page(rows, page)
-    if explain is not None:
-        return explain_tensor(planned, explain)
-    if method is not None:
-        return plain_yaml(read_config(config_file), planned, rows, method)
-    writer = {"json": table_json, "csv": table_csv}.get(form or "", ratio_screen)
+        write_ratio_page(rows, wish.page)
+    if wish.explain is not None:
+        return explain(planned, wish.explain)
+    if wish.method is not None:
+        return plain_yaml(config, planned, rows, wish.method)
+    writer = {"json": table_json, "csv": table_csv}.get(wish.form or "", ratio_screen)
     return writer(rows)

@@ -59,7 +59,7 @@ def plain_yaml(
 ) -> str:
     """Return a YAML that gives another method these ratios, tensor by tensor.
 
-    config is as read, not yet planned; planned and rows are in step. Raises
+    config is as read; planned and rows are in step. Raises
     DarwinError for a merge of slices, or tensors that the method cannot take.
     """
     if config.models is None:

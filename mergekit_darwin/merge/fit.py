@@ -16,6 +16,7 @@ from mergekit_darwin.models.checkpoint import TensorHeader, integers
 from mergekit_darwin.models.names import site_of, stack_depths
 
 Severity = Literal["ok", "note", "stops"]
+_BOTH = ("Father", "Mother")
 _ORDER = ("stops", "note", "ok")
 _HEADS = ("lm_head", "embed_out", "output")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -28,7 +29,6 @@ class Model:
     role: str
     headers: Mapping[str, TensorHeader]
     config: Mapping[str, Any] = field(default_factory=dict)
-    integers: tuple[str, ...] = ()  # matrices that are no numbers to mix
 
     def __str__(self) -> str:
         return f"the {self.role}"
@@ -59,7 +59,8 @@ class Setup:
     dtype is what all are read as; resizes whether vocabularies are aligned; config_of
     whose config the child gets, None where mergekit takes any model's; father_is_base
     whether there is one task vector only. lost names the child's tensors that the
-    Father's files hold and mergekit's plan leaves out, which may_lose allows.
+    Father's files hold and mergekit's plan leaves out, which may_lose allows. counters
+    says of every integer that is no matrix whether the models agree on it.
     """
 
     dtype: str | None = None
@@ -68,6 +69,7 @@ class Setup:
     father_is_base: bool = False
     lost: tuple[str, ...] = ()
     may_lose: bool = False
+    counters: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def check_fit(
         heads = "; ".join(f"{some(m.headers, 2)} in {m}" for m in models)
         effect = "bring them to one layout first"
         found.append(Finding("stops", "names", f"no name in common: {heads}", effect))
-    found += [*_lost(setup), *_dtypes(models, setup)]
+    found += [*_lost(setup), *_dtypes(models, setup), *_counters(setup)]
     found += [*_heads(models, setup), *_configs(models, setup)]
     if not any(row.severity == "stops" for row in found):
         found.append(_summary(models, layout))
@@ -259,6 +261,10 @@ def _missing(
     for model in models:
         if model.role == "base":
             lost, effect = layout.lacks["base"] - both, "the Father is their base"
+            alone = _even(both - layout.lacks["base"] - layout.required, uneven)
+            if alone := [n for n in alone if all(n in layout.lacks[r] for r in _BOTH)]:
+                found = f"{_tensors(alone)} only in the base: {some(alone, 2)}"
+                yield Finding("note", "missing", found, "the child gets the base's")
         else:
             other = mother if model is father else father
             lost = layout.lacks[model.role]
@@ -301,6 +307,18 @@ def _lost(setup: Setup) -> Iterator[Finding]:
         if setup.may_lose:
             effect = "the child is without them (allow_missing)"
         yield Finding("note" if setup.may_lose else "stops", "lost", found, effect)
+
+
+def _counters(setup: Setup) -> Iterator[Finding]:
+    same = [name for name, agree in setup.counters.items() if agree]
+    differ = [name for name, agree in setup.counters.items() if not agree]
+    if same:
+        found = f"{_tensors(same)} of integers: {some(same, 4)}"
+        yield Finding("note", "counters", found, "copied from the Father")
+    if differ:
+        found = f"{_tensors(differ)} of integers differ: {some(differ, 4)}"
+        effect = "mergekit copies only what agrees; make them the Father's first"
+        yield Finding("stops", "counters", found, effect)
 
 
 def _dtypes(models: list[Model], setup: Setup) -> Iterator[Finding]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.architecture.base import ConfiguredModelArchitecture
 from mergekit.config import MergeConfiguration
+from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_darwin.errors import reason
@@ -22,6 +23,7 @@ from mergekit_darwin.models.checkpoint import (
     open_checkpoint,
     output_config,
     stored_name,
+    without_config,
 )
 
 
@@ -65,7 +67,7 @@ def _fit_of_roles(
         role: open_checkpoint(model, options) for role, model in roles.named().items()
     }
     models = [
-        Model(role, found.headers, _config(Path(found.path)), tuple(found.integers))
+        Model(role, found.headers, _config(Path(found.path)))
         for role, found in opened.items()
     ]
     layout, problem, lost = None, [], None
@@ -86,14 +88,29 @@ def _fit_of_roles(
         config_of=_config_of(config, roles),
         father_is_base=roles.third is None,
         lost=tuple(lost or ()),
+        counters=_counters(opened, layout.names if layout else ()),
         may_lose=(config.parameters or {}).get("allow_missing") is True,
     )
     return problem + check_fit(models, layout, setup)
 
 
-def without_config(error: Exception) -> str:
-    """Return what mergekit says as one line, without the configuration it prints."""
-    return reason(RuntimeError(re.sub(r"\s*\{.*\}", "", str(error), flags=re.DOTALL)))
+def _counters(opened: dict[str, Checkpoint], names: Iterable[str]) -> dict[str, bool]:
+    """Return the integers among names that all models have, and whether they agree."""
+    father = opened["Father"]
+    matrices = {name for found in opened.values() for name in found.integers}
+    shared = [
+        name
+        for name in names
+        if name not in matrices
+        and all(name in found.headers for found in opened.values())
+        and "float" not in father.headers[name].dtype
+    ]
+    loaders = [LoaderCache().get(found.reference) for found in opened.values()]
+    found = {}
+    for name in shared:
+        first, *rest = (loader.get_tensor(name) for loader in loaders)
+        found[name] = all(torch.equal(first, tensor) for tensor in rest)
+    return found
 
 
 def _config_of(config: MergeConfiguration, roles: Roles) -> str | None:

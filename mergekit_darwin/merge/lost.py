@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -65,14 +66,12 @@ def lost_names(
     return [
         name
         for name in model.state_dict()
-        if name in held and name not in kept and tied.get(name) not in kept
+        if held & {name, tied.get(name)} and not kept & {name, tied.get(name)}
     ]
 
 
 def _targets(model: nn.Module, stored: Iterable[str]) -> set[str]:
-    return {
-        target for targets in module_names(model, stored).values() for target in targets
-    }
+    return set(chain.from_iterable(module_names(model, stored).values()))
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,7 @@ def _skeleton(wanted: _Wanted) -> nn.Module | None:
     try:
         with torch.device("meta"):
             model: nn.Module = built(config)
-    except (
-        Exception
-    ) as error:  # whatever a model says of a configuration it cannot take
+    except Exception as error:  # whatever a model says of what it cannot take
         LOG.debug("transformers cannot build %s", built.__name__, exc_info=error)
         return None
     model.tie_weights()  # type: ignore[operator]

@@ -23,11 +23,12 @@ from mergekit.merge_methods.base import TensorEntry, TensorGroup, TensorMetadata
 from mergekit.merge_methods.dtype import align_dtype
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
+from mergekit.scripts.multimerge import load_config
 
-from mergekit_darwin.errors import DarwinError, about
-from mergekit_darwin.files import read_yaml
+from mergekit_darwin.errors import DarwinError, about, some
+from mergekit_darwin.files import read_yamls
 from mergekit_darwin.kernel.profile import Profile
-from mergekit_darwin.merge.headers import without_config
+from mergekit_darwin.merge.fit import Finding
 from mergekit_darwin.merge.method import NAME, register, sound_profiles
 from mergekit_darwin.merge.provider import (
     lone_prescription,
@@ -97,20 +98,61 @@ def _checkpoint(model: ModelReference) -> Checkpoint:
 
 
 def read_config(source: str | Path) -> MergeConfiguration:
-    """Return a fresh configuration from a YAML file of merge method darwin_v6.
+    """Return the configuration in a YAML file with one merge, of method darwin_v6.
 
     Raises DarwinError if the file cannot be read as one.
     """
+    steps = read_steps(source, None)
+    if len(steps) > 1:
+        raise DarwinError(
+            f"{source} has {len(steps)} darwin_v6 merges: {some(map(str, steps))}."
+            " Choose one with --step."
+        )
+    return next(iter(steps.values()))
+
+
+def read_steps(
+    source: str | Path, intermediate: str | None
+) -> dict[str, MergeConfiguration]:
+    """Return the darwin_v6 merges of a YAML file, or of a mergekit-multi file, by name.
+
+    intermediate is the folder where mergekit-multi keeps the results of its steps. A
+    merge without a name is the final one, "". Raises DarwinError if the file cannot be
+    read, or none of its merges is darwin_v6's.
+    """
     register()
     path = Path(source)
-    content = read_yaml(path, f"{path} cannot be read as YAML")
-    with about(f"{path} must be a mergekit configuration"):
-        config = MergeConfiguration.model_validate(content)
-    if config.merge_method != NAME:
+    found, needs = _merges(path, intermediate or "")
+    ours = {n or "": row for n, row in found.items() if row.merge_method == NAME}
+    if not ours:
+        methods = sorted(str(row.merge_method) for row in found.values())
         raise DarwinError(
-            f"{path} must have merge_method: {NAME}; got {config.merge_method!r}."
+            f"{path} must have merge_method: {NAME}; got {', '.join(methods)}."
         )
-    return config
+    for name in list(ours):
+        inputs = needs[name or None]
+        places = [Path(intermediate or "", step, "config.json") for step in inputs]
+        if inputs and not (intermediate and all(map(Path.exists, places))):
+            LOG.warning(
+                "step %r merges the result of %s, which is not there yet; merge that"
+                " first and name its folder with --intermediate-dir",
+                name or "final",
+                some(sorted(map(str, inputs))),
+            )
+            del ours[name]
+    return ours
+
+
+def _merges(
+    path: Path, folder: str
+) -> tuple[dict[str | None, MergeConfiguration], dict[str | None, set[str]]]:
+    """Return the merges of a file by name, and the steps that each is made from."""
+    documents = read_yamls(path, f"{path} cannot be read as YAML")
+    alone = documents[0] if len(documents) == 1 else {"name": None}
+    with about(f"{path} must be a mergekit configuration"):
+        if isinstance(alone, dict) and "name" in alone:
+            return load_config(path.read_text(encoding="utf-8"), folder)
+        return {None: MergeConfiguration.model_validate(alone)}, {None: set()}
 
 
 def plan_run(
@@ -118,9 +160,9 @@ def plan_run(
 ) -> list[Planned]:
     """Return every tensor that a merge would write, sorted by name; loads nothing.
 
-    config is consumed. Raises DarwinError if mergekit cannot plan the run.
+    config is not changed. Raises DarwinError if mergekit cannot plan the run.
     """
-    tasks = planned_tasks(config, options)
+    tasks = planned_tasks(config.model_copy(deep=True), options)
     planned = {
         task.output_weight.name: Planned(
             task.output_weight.name,
@@ -131,6 +173,19 @@ def plan_run(
         for task in tasks
     }
     return [planned[name] for name in sorted(planned)]
+
+
+def hints(planned: Iterable[Planned]) -> list[Finding]:
+    """Return what a user may want to know of the settings, as notes."""
+    alone = all(
+        tensor.roles.third is None or tensor.settings.acting.get("lambda") != 1.0
+        for tensor in planned
+    )
+    if alone:
+        return []
+    found = "1, so that ratio 0.5 is the mean of both task vectors over the base"
+    effect = "lambda: 2 at ratio 0.5 is their sum, often the better start"
+    return [Finding("note", "lambda", found, effect)]
 
 
 def ratio_rows(planned: Iterable[Planned], *, quiet: bool = True) -> list[Prescription]:

@@ -459,6 +459,42 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert result.stderr.count("\n") == 1
 
 
+def test_each_darwin_step_of_a_mergekit_multi_file_is_looked_at(
+    trio: dict[str, str], tmp_path: Path
+) -> None:
+    first = {"name": "first", **darwin(trio, mri_trust=0)}
+    other = {"name": "mean", **darwin(trio, "father"), "merge_method": "linear"}
+    last = darwin({**trio, "father": "first"}, None, mri_trust=0)
+    path = tmp_path / "multi.yml"
+    path.write_text(yaml.safe_dump_all([first, other, last]), encoding="utf-8")
+    result = run(path)
+    assert result.exit_code == 0, result.output
+    assert "39 tensors" in result.stdout
+    assert "step 'final' merges the result of 'first'" in result.stderr
+    results = tmp_path / "results"
+    merge(darwin(trio), results / "first", write_model_card=False)
+    both = printed(path, "-I", results)
+    assert "step first" in both and "step final" in both
+    assert run(path, "-I", results, "--csv").exit_code == 2
+    table = printed(path, "-I", results, "--csv", "--step", "first")
+    assert len(_rows(table)) == 39
+    unknown = run(path, "--step", "frist")
+    assert unknown.exit_code == 1 and "Did you mean 'first'?" in unknown.stderr
+
+
+def test_lambda_one_with_a_third_base_is_hinted_at(
+    trio: dict[str, str], tmp_path: Path
+) -> None:
+    path = save(darwin(trio, mri_trust=0), tmp_path / "darwin.yml")
+    assert "note  lambda: 1" in run(path).stderr
+    for config in (
+        darwin(trio, "father", mri_trust=0),
+        darwin(trio, mri_trust=0, **{"lambda": 2}),
+        darwin(trio, mri_trust=0, operator="slerp"),
+    ):
+        assert "lambda: 1" not in run(save(config, tmp_path / "darwin.yml")).stderr
+
+
 def test_two_forms_at_once_are_a_usage_error(
     trio: dict[str, str], tmp_path: Path
 ) -> None:

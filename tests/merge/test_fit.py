@@ -177,6 +177,35 @@ def test_whether_a_head_is_tied_is_the_configs_word_before_the_names() -> None:
         assert is_tied(Model(free.role, free.headers, config))
 
 
+def test_counters_are_listed_where_they_agree_and_stop_where_not() -> None:
+    models = [model("Father"), model("Mother")]
+    same = check_fit(models, setup=Setup(counters={"steps": True}))
+    assert lines(same)[0] == (
+        "note  counters: 1 tensor of integers: 'steps' -> copied from the Father"
+    )
+    found = check_fit(models, setup=Setup(counters={"steps": True, "ids": False}))
+    assert stops(found) == {"counters"} and "'ids'" in lines(found)[0]
+
+
+def test_a_tensor_that_only_the_base_has_is_the_bases() -> None:
+    lack = {"norm.weight": None}
+    father, mother = model("Father", **lack), model("Mother", **lack)
+    layout = Layout(
+        names=tuple(SMALL),
+        required=frozenset(),
+        lacks={
+            "Father": frozenset(lack),
+            "Mother": frozenset(lack),
+            "base": frozenset(),
+        },
+        read={role: frozenset(SMALL) for role in ("Father", "Mother", "base")},
+    )
+    found = check_fit([father, mother, model("base")], layout)
+    assert "only in the base: 'norm.weight' -> the child gets the base's" in str(
+        lines(found)
+    )
+
+
 def test_names_with_nothing_in_common_stop() -> None:
     mother = Model("Mother", {"h.0.c_attn.weight": header((12, 4))})
     found = check_fit([model("Father"), mother])
