@@ -129,18 +129,27 @@ def read_steps(
         raise DarwinError(
             f"{path} must have merge_method: {NAME}; got {', '.join(methods)}."
         )
-    for name in list(ours):
-        inputs = needs[name or None]
-        places = [Path(intermediate or "", step, "config.json") for step in inputs]
-        if inputs and not (intermediate and all(map(Path.exists, places))):
-            LOG.warning(
-                "step %r merges the result of %s, which is not there yet; merge that"
-                " first and name its folder with --intermediate-dir",
-                name or "final",
-                some(sorted(map(str, inputs))),
-            )
-            del ours[name]
+    waits = {
+        name: inputs
+        for name in ours
+        if (inputs := sorted(map(str, needs[name or None])))
+        and not (intermediate and all(_made(Path(intermediate, i)) for i in inputs))
+    }
+    for name, inputs in waits.items():
+        LOG.warning(
+            "step %r merges the result of %s, which is not there yet; merge that first"
+            " and name its folder with --intermediate-dir",
+            name or "final",
+            some(inputs),
+        )
+        del ours[name]
+    if not ours:
+        raise DarwinError(f"{path} has no darwin_v6 merge that can be looked at yet.")
     return ours
+
+
+def _made(folder: Path) -> bool:
+    return (folder / "config.json").exists()
 
 
 def _merges(

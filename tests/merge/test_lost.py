@@ -104,7 +104,7 @@ def test_what_mergekit_cannot_plan_is_one_line_without_the_configuration(
     )
     (row,) = [row for row in found if row.severity == "stops"]
     assert row.found.startswith("mergekit cannot plan these models: ")
-    assert "{" not in row.found and len(row.found) < 150
+    assert "architectures" not in row.found and len(row.found) < 150
 
 
 def test_a_definition_that_asks_for_what_no_model_has_is_named(tmp_path: Path) -> None:
@@ -129,5 +129,5 @@ def test_matrices_of_integers_are_no_weights(kind: str, tmp_path: Path) -> None:
     rewritten(models["mother"], **{name: torch.ones(shape).to(getattr(torch, kind))})
     config = darwin(models, "father")
     assert "dtype" in stops(config)
-    with pytest.raises(DarwinError, match=r"Mother are no weights.*dequantise"):
+    with pytest.raises(DarwinError, match=r"of the Mother in .*dequantise"):
         merge(config, tmp_path / "child")
