@@ -13,15 +13,43 @@ from mergekit_darwin.talk import setup_logging, verbosity
 
 _INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
 _BAD_HEALTH = 3
+_OURS = (  # what is not an option of the run itself
+    *("storage_path", "check", "init", "base", "items", "out"),
+    *("random_seed", "max_evaluations", "reuse_mds"),
+)
 
 
 @click.command("mergekit-darwin-evolve")
-@click.argument("config", metavar="EVOLVE.yml", type=click.Path(exists=True))
+@click.argument("words", metavar="EVOLVE.yml", nargs=-1)
 @click.option(
     "--storage-path",
     type=click.Path(file_okay=False),
-    required=True,
     help="Folder of the run: log, report, final model. Given again, the run goes on.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only try the config: check all, score the Father, say how long it will take.",
+)
+@click.option(
+    "--init",
+    is_flag=True,
+    help="Write an EVOLVE.yml for two models: --init FATHER MOTHER [--base B].",
+)
+@click.option("--base", help="With --init: the parents' common ancestor.")
+@click.option(
+    "--items",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="With --init: a JSONL of prompt and completion, or question, choices and"
+    " answer; one task each.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    default="EVOLVE.yml",
+    show_default=True,
+    help="With --init: the file to write; task files go beside it.",
 )
 @click.option(
     "--scratch",
@@ -51,10 +79,19 @@ _BAD_HEALTH = 3
     help="GPUs that each Ray actor asks for.",
 )
 @click.option(
+    "--ray-address",
+    help="A cluster that is up (auto, or HOST:PORT), not one made here.",
+)
+@click.option(
+    "--reuse-mds",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of another run of these parents: its scan is taken over.",
+)
+@click.option(
     "--in-memory/--no-in-memory",
-    default=False,
-    show_default=True,
-    help="Merge into a loaded model instead of over the disk.",
+    default=None,
+    help="Merge into a loaded model instead of over the disk."
+    "  [default: where the model fits]",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="Merge and measure on it."
@@ -101,9 +138,7 @@ _BAD_HEALTH = 3
     help="Project to log to.",
 )
 @verbosity
-def main(
-    config: str, storage_path: str, verbose: int, quiet: bool, **options: Any
-) -> None:
+def main(words: tuple[str, ...], verbose: int, quiet: bool, **options: Any) -> None:
     """Breed a child of two models: scan, search, merge, check, and compare.
 
     EVOLVE.yml names the parents, their base and the lm-evaluation-harness tasks. What
@@ -112,12 +147,29 @@ def main(
     goes on where it was. Exit code 3: finished, but the child is unhealthy.
     """
     _speak(verbose, quiet)
-    overrides = {
-        "seed": options.pop("random_seed"),
-        "max_evaluations": options.pop("max_evaluations"),
-    }
+    given = {name: options.pop(name) for name in _OURS}
     options["quiet"] = quiet
-    sys.exit(_run(config, Path(storage_path), overrides, options))
+    if given["init"]:
+        sys.exit(_init(words, given))
+    if len(words) != 1:
+        raise click.UsageError("One EVOLVE.yml is needed; --init writes one.")
+    if not given["check"] and not given["storage_path"]:
+        raise click.UsageError("--storage-path is needed; --check goes without.")
+    sys.exit(_run(words[0], given, options))
+
+
+def _init(words: tuple[str, ...], given: dict[str, Any]) -> int:
+    from mergekit_darwin.evolve.init import write_config
+
+    if len(words) != 2:
+        raise click.UsageError("--init takes two models: --init FATHER MOTHER.")
+    father, mother = words
+    written = write_config(
+        Path(given["out"]), father, mother, given["base"], given["items"]
+    )
+    for path in written:
+        click.echo(path.as_posix())
+    return 0
 
 
 def _speak(verbose: int, quiet: bool) -> None:
@@ -130,16 +182,23 @@ def _speak(verbose: int, quiet: bool) -> None:
         handler.setLevel(level)
 
 
-def _run(
-    path: str, folder: Path, overrides: dict[str, Any], options: dict[str, Any]
-) -> int:
+def _run(path: str, given: dict[str, Any], options: dict[str, Any]) -> int:
     from mergekit_darwin.evolve.config import RunOptions, read_config, with_overrides
     from mergekit_darwin.evolve.record import Interrupted
-    from mergekit_darwin.evolve.run import evolve
+    from mergekit_darwin.evolve.run import check, evolve
 
-    config = with_overrides(read_config(path), **overrides)
+    config = with_overrides(
+        read_config(path),
+        mds=given["reuse_mds"] and str(Path(given["reuse_mds"]) / "mds"),
+        seed=given["random_seed"],
+        max_evaluations=given["max_evaluations"],
+    )
+    if given["check"]:
+        for line in check(config, RunOptions(**options)):
+            click.echo(line)
+        return 0
     try:
-        finished = evolve(config, folder, RunOptions(**options))
+        finished = evolve(config, Path(given["storage_path"]), RunOptions(**options))
     except (Interrupted, KeyboardInterrupt):
         command = shlex.join(["mergekit-darwin-evolve", *sys.argv[1:]])
         click.echo(

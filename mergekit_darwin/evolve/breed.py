@@ -160,9 +160,11 @@ def choose(diagnosis: Diagnosis, lines: Sequence[Evaluation]) -> Evaluation:
     """Return the measured child of which most is expected, all measurements considered.
 
     The highest score is mostly the luckiest; what the surrogate, fitted to all of them,
-    expects of each measured genome has that luck smoothed out of it.
+    expects of each measured genome has that luck smoothed out of it. One that would be
+    a parent, bit for bit, is no child.
     """
     known = [line for line in lines if line.score is not None]
+    known = [line for line in known if diagnosis.twin(line.made_of) is None] or known
     points = np.array([diagnosis.space.encode(line.made_of) for line in known])
     scores = np.array([line.score for line in known])
     smoothed = make_surrogate(diagnosis)(points, scores).mean(points)

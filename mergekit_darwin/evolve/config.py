@@ -49,11 +49,24 @@ BENCHMARKS = (
 )
 
 
+# What evolve gives lm-evaluation-harness itself, and where a user says it.
+OWN_ARGS = {
+    "pretrained": "father and mother",
+    "tokenizer": "tokenizer_source",
+    "batch_size": "--batch-size",
+    "max_batch_size": "--batch-size",
+    "device": "--device",
+    "dtype": "--eval-dtype",
+    "trust_remote_code": "--trust-remote-code",
+}
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What may change between two starts of one run without changing its result.
 
-    eval_dtype "auto" is float32 on a CPU, else the files' own. num_threads are torch's,
+    in_memory None means: where the model fits. eval_dtype "auto" is float32 on a CPU,
+    else the files' own. num_threads are torch's,
     in every worker alike, so that sums come out the same in all of them.
     """
 
@@ -61,7 +74,8 @@ class RunOptions:
     strategy: Literal["serial", "ray"] = "serial"
     num_workers: int = 1
     gpus_per_worker: float = 0.0
-    in_memory: bool = False
+    ray_address: str | None = None
+    in_memory: bool | None = None
     device: str = "cpu"
     eval_dtype: str = "auto"
     batch_size: str = "64"
@@ -115,7 +129,10 @@ class EvolveConfig(WholeMerge):
     probe_items: Annotated[int, Field(ge=1)] = 64
     include_path: list[str] = Field(default_factory=list)
     tasks: Annotated[list[TaskSetting], Field(min_length=1)]
-    heldout: Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)] | list[TaskSetting] = 0.5
+    heldout: (
+        Annotated[FiniteFloat, Field(gt=0.0, lt=1.0)]
+        | Annotated[list[TaskSetting], Field(min_length=1)]
+    ) = 0.5
     limit: Annotated[int, Field(ge=1)] | None = None
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     apply_chat_template: bool = False
@@ -128,6 +145,14 @@ class EvolveConfig(WholeMerge):
     @classmethod
     def _one_path(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("model_args")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value:
+            if key in OWN_ARGS:
+                raise ValueError(f"{key} is set by evolve itself; use {OWN_ARGS[key]}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> EvolveConfig:
@@ -277,9 +302,12 @@ def config_yaml(config: EvolveConfig) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def with_overrides(config: EvolveConfig, **search: Any) -> EvolveConfig:
-    """Return a config with some search settings replaced."""
+def with_overrides(
+    config: EvolveConfig, mds: str | None = None, **search: Any
+) -> EvolveConfig:
+    """Return a config with some search settings replaced, and its report if given."""
     changes = {key: value for key, value in search.items() if value is not None}
-    return config.model_copy(
-        update={"search": config.search.model_copy(update=changes)}
-    )
+    update: dict[str, Any] = {"search": config.search.model_copy(update=changes)}
+    if mds is not None:
+        update["mds"] = os.path.abspath(mds)
+    return config.model_copy(update=update)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,13 +20,18 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings, WholeMerge, wrap_report
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.models.opened import ProbeOptions
-from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome
+from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome, make_genome
 from mergekit_darwin.ratios.report_picture import draw
 from mergekit_darwin.ratios.rules import Mri, report_scores, spread_of
 from mergekit_darwin.scan.probes import Probe, read_probes, standard_probes
 from mergekit_darwin.scan.report import Report, read_report
 from mergekit_darwin.scan.run import scan
-from mergekit_darwin.search.proxy import Anchors, Landscape, landscape
+from mergekit_darwin.search.proxy import (
+    Anchors,
+    Landscape,
+    landscape,
+    population_ratios,
+)
 from mergekit_darwin.search.space import Space, make_space
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -50,9 +56,21 @@ class Diagnosis:
         self, genome: Genome, name: str | None = None, proxy: float | None = None
     ) -> Candidate:
         """Return a genome as something to measure, named by its hash unless told."""
-        digest = self.common.settings_of(genome).hash
-        text = genome_yaml(self.common, genome)
-        return Candidate(name or digest, None, text, genome, digest, proxy)
+        digest, twin = self.common.settings_of(genome).hash, self.twin(genome)
+        made = Candidate(name or digest, None, None, genome, digest, proxy, twin)
+        if twin is None:
+            return replace(made, yaml=genome_yaml(self.common, genome))
+        return replace(made, model=str(getattr(self.common.roles, twin)))
+
+    def twin(self, genome: Genome) -> Literal["father", "mother"] | None:
+        """Return the parent that a genome's merge would be, tensor by tensor."""
+        if self.report.father.tensors.keys() != self.report.mother.tensors.keys():
+            return None
+        row = np.array([[genome[name] for name in self.land.columns]])
+        ratios, routing = population_ratios(self.land, row), self.land.routing
+        if (ratios < routing.low).all():
+            return "father"
+        return "mother" if (ratios > routing.high).all() else None
 
 
 def diagnose(
@@ -64,11 +82,12 @@ def diagnose(
     report = read_report(mds) if config.mds else scan_parents(worker, Path(mds))
     mri = config.mri or ("attribution" if report.father.gain else "published")
     _say_spread(report, mri)
-    space = make_space(config.gene_kind, _blocks(config, report))
+    common = common_of(config, report, mds, mri)
+    space = _space(config, common, report)
     lines = record.measure("parent", _family(config))
     names = [task.name for task in tasks.tasks]
-    common = common_of(config, report, mds, mri)
     land = landscape(report, mri, names, space.blocks, common.settings.routing)
+    land = replace(land, plain=config.operator != "dare_ties")
     if not land.attributed:
         LOG.warning(
             "No attribution in the report: the proxy rests on layer importance, which"
@@ -103,9 +122,12 @@ def _family(config: EvolveConfig) -> list[Candidate]:
     return [Candidate(name, model=model) for name, model in models.items()]
 
 
-def _blocks(config: EvolveConfig, report: Report) -> int:
+def _space(config: EvolveConfig, common: Common, report: Report) -> Space:
+    """Return the genes that act under the operator, as many blocks as there may be."""
     layers = report.father.layers or DEFAULT_BLOCKS
-    return min(config.blocks or DEFAULT_BLOCKS, layers)
+    blocks = min(config.blocks or DEFAULT_BLOCKS, layers)
+    acting = common.settings_of(make_genome({}, blocks)).lines()
+    return make_space(config.gene_kind, blocks, acting)
 
 
 def _say_spread(report: Report, mri: Mri) -> None:

@@ -16,11 +16,11 @@ from mergekit_darwin.evolve.log import Candidate, Evaluation
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet
 from mergekit_darwin.evolve.workers import Worker
-from mergekit_darwin.files import write_whole
+from mergekit_darwin.files import sync, write_whole
 from mergekit_darwin.health import Health, check
 from mergekit_darwin.merge.into import merge_to
 from mergekit_darwin.merge.yaml import genome_yaml, uniform_yamls
-from mergekit_darwin.models.manifest import MANIFEST, manifest
+from mergekit_darwin.models.manifest import damage, seal
 from mergekit_darwin.ratios.genome import Genome, genome_json, make_genome
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -70,18 +70,26 @@ def write_best(run: Finished) -> None:
 
 
 def make_final_model(run: Finished, trust_remote_code: bool) -> None:
-    """Make the final model by a plain mergekit run of best.yml, if need be."""
+    """Make the final model by a plain mergekit run of best.yml, if need be.
+
+    One that is there is kept only if it is of this YAML and as its manifest says.
+    """
     final, aside = run.model, run.folder / "final_model.part"
     text = (run.folder / "best.yml").read_text(encoding="utf-8")
     made_of = final / "mergekit_config.yml"
-    if (final / MANIFEST).exists() and made_of.read_text(encoding="utf-8") == text:
-        return
-    for folder in (aside, final):
-        shutil.rmtree(folder, ignore_errors=True)
+    if made_of.exists() and made_of.read_text(encoding="utf-8") == text:
+        found = damage(final)
+        if found is None:
+            return
+        LOG.warning("The final model is made again: %s", found)
+    shutil.rmtree(aside, ignore_errors=True)
     options = MergeOptions(quiet=True, trust_remote_code=trust_remote_code)
     merge_to(text, aside, options)
-    write_whole(aside / MANIFEST, manifest(aside))
+    seal(aside)
+    if final.exists():
+        shutil.rmtree(final)
     aside.rename(final)
+    sync(run.folder)
 
 
 def check_health(run: Finished, worker: Worker) -> Finished:
@@ -130,7 +138,7 @@ def compare(
     if rival is not None:
         candidates.append(diagnosis.candidate(rival.made_of, "random search"))
     lines = record.measure("baseline", candidates, part="heldout")
-    child = diagnosis.candidate(run.genome, "child")
-    child = replace(child, model=str(run.model), yaml=None)
+    made = diagnosis.candidate(run.genome, "child")
+    child = replace(made, model=str(run.model), yaml=None, twin=None)
     lines += record.measure("final", [child], part="heldout")
     return replace(run, table=make_comparison(lines, list(uniform), tasks))

@@ -53,6 +53,11 @@ def scratch_of(folder: Path, given: str | None) -> str:
     return str(scratch)
 
 
+def is_begun(folder: Path) -> bool:
+    """Return whether a run in this folder has found its config good."""
+    return (folder / "config.yml").exists()
+
+
 def freeze(folder: Path, config: EvolveConfig) -> None:
     """Write config.yml and versions.json on the first start; compare them later.
 
@@ -60,7 +65,7 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
     """
     text = config_yaml(config)
     path, made_by = folder / "config.yml", folder / "versions.json"
-    if not path.exists():
+    if not is_begun(folder):
         write_whole(made_by, json.dumps(versions(*TOOLS), indent=1) + "\n")
         write_whole(path, text)
         return
@@ -70,7 +75,8 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
     if changed:
         raise DarwinError(
             f"{path} was written with another {', '.join(changed)}; a run keeps its"
-            " config. Restore it, or choose another --storage-path."
+            " config. Restore it, or choose another --storage-path (with --reuse-mds"
+            f" {folder} the scan of the same parents is taken over)."
         )
     found = json.loads(made_by.read_text(encoding="utf-8"))
     for name, version in versions(*TOOLS).items():

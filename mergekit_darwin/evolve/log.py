@@ -73,6 +73,7 @@ class Candidate:
     """What to measure: a model as it is, or the merge of a YAML.
 
     genome, digest (its genome_hash) and proxy (its expected score) where it has them.
+    twin names the parent that the merge would be, bit for bit; model is then his.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Candidate:
     genome: Genome | None = None
     digest: str | None = None
     proxy: float | None = None
+    twin: Literal["father", "mother"] | None = None
 
     def line(
         self, index: int, phase: Phase, generation: int, items: str | None = None
@@ -116,11 +118,16 @@ class EvaluationLog:
             os.fsync(stream.fileno())
         self.lines[line.index] = line.model_copy(update={"samples": {}})
 
-    def earlier(self, line: Evaluation) -> Evaluation | None:
-        """Return an earlier measurement of the same merge on the same items."""
+    def earlier(self, line: Evaluation, twin: str | None) -> Evaluation | None:
+        """Return an earlier measurement of the same merge on the same items.
+
+        Of its twin, where the merge would be a parent.
+        """
         for found in self.lines.values():
-            same = (found.genome_hash, found.items) == (line.genome_hash, line.items)
-            if same and found.score is not None and found.index < line.index:
+            known = found.score is not None and found.index < line.index
+            same = found.genome_hash == line.genome_hash is not None
+            parent = found.phase == "parent" and found.name == twin
+            if known and found.items == line.items and (same or parent):
                 return found
         return None
 

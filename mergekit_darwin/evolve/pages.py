@@ -14,7 +14,7 @@ from mergekit_darwin.evolve.folder import made_with
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.picture import plot_genome, plot_heldout, plot_scores
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.health import Health
+from mergekit_darwin.health import Finding, Health
 from mergekit_darwin.ratios.picture import plot_ratios
 from mergekit_darwin.ratios.table import read_rows
 
@@ -88,11 +88,14 @@ def _number(value: float, error: float | None) -> str:
 def findings(table: Comparison) -> list[str]:
     """Return the plain sentences of what the child gained over the others."""
     tests = {"better parent": table.parent, "best uniform merge": table.uniform}
-    return [
+    said = [
         f"Child against the {who} ({test.other}): {verdict(test)}."
         for who, test in tests.items()
         if test is not None
     ]
+    if table.parent is not None and table.parent.difference <= 0.0:
+        said.append("This pair gave no child better than its better parent.")
+    return said
 
 
 def results(table: Comparison) -> list[str]:
@@ -128,7 +131,22 @@ def _search(run: Finished) -> str:
         f" {config.search.seed}.",
     ]
     rows += [f"- First failure: {line.error}" for line in failed[:1]]
+    rows += _twin(run)
     return "\n".join(rows)
+
+
+def _twin(run: Finished) -> list[str]:
+    """Say it if no child measured as well as a genome that gives a parent back."""
+    twins = {line.index: run.diagnosis.twin(line.made_of) for line in run.lines}
+    known = [line for line in run.lines if twins[line.index] and line.score is not None]
+    best = max(known, key=lambda line: line.score or 0.0, default=None)
+    if best is None or (best.score or 0.0) < (run.best.score or 0.0):
+        return []
+    return [
+        f"- The highest score, {best.score:.3f}, is that of a genome which gives the"
+        f" {str(twins[best.index]).capitalize()} back bit for bit: this pair gave no"
+        " child better than its parent."
+    ]
 
 
 def _minutes(lines: Sequence[Evaluation]) -> str:
@@ -146,8 +164,23 @@ def _genes(run: Finished) -> str:
 
 def _health(health: Health) -> str:
     rows = [f"Verdict: **{health.verdict}**."]
-    rows += [
-        f"- {finding.severity} {finding.rule}: {finding.found}"
-        for finding in health.findings[:12]
-    ]
+    rows += [f"- {_sentence(finding)}" for finding in health.findings[:12]]
+    left = len(health.findings) - 12
+    if left > 0:
+        rows.append(f"- and {left} more in health/health.json")
     return "\n".join(rows)
+
+
+def _sentence(finding: Finding) -> str:
+    """Return a finding with its place, both values and what to do."""
+    named = {"layer": finding.layer, "probe": finding.probe, "tensor": finding.tensor}
+    place = ", ".join(f"{key} {it}" for key, it in named.items() if it is not None)
+    where = f" in {place}" if place else ""
+    expected = f", expected {_shown(finding.expected)}" if finding.expected else ""
+    rule = finding.rule.replace("_", " ")
+    said = f"{finding.severity}: {rule}{where}: {_shown(finding.found)}{expected}."
+    return f"{said} {finding.advice}".strip()
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

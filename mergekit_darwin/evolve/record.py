@@ -21,7 +21,7 @@ from mergekit_darwin.evolve.log import (
     Phase,
     check_fits,
 )
-from mergekit_darwin.evolve.workers import Job, Pool
+from mergekit_darwin.evolve.pools import Job, Pool
 from mergekit_darwin.files import write_whole
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -75,7 +75,7 @@ class Record:
             found = self.log.lines.get(line.index)
             if found is not None:
                 check_fits(found, line)
-            elif part == "heldout" or not self._again(line):
+            elif part == "heldout" or not self._again(line, candidate.twin):
                 jobs.append((candidate, line))
         if jobs:
             self._measure_now(jobs, part)
@@ -92,9 +92,9 @@ class Record:
         self.next_index = line.index + 1
         return self.log.lines[line.index]
 
-    def _again(self, line: Evaluation) -> bool:
+    def _again(self, line: Evaluation, twin: str | None) -> bool:
         """Log a merge that this run has measured before on the same items."""
-        earlier = self.log.earlier(line) if line.genome_hash is not None else None
+        earlier = self.log.earlier(line, twin)
         if earlier is None:
             return False
         known = {"score": earlier.score, "tasks": earlier.tasks}

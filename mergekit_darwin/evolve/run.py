@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mergekit_darwin.evolve.breed import breed_children, choose, random_search
 from mergekit_darwin.evolve.card import write_card
+from mergekit_darwin.evolve.check import check_all, check_machine, plan, try_items
 from mergekit_darwin.evolve.config import EvolveConfig, RunOptions, check_benchmarks
 from mergekit_darwin.evolve.diagnose import diagnose
 from mergekit_darwin.evolve.finish import (
@@ -19,13 +21,14 @@ from mergekit_darwin.evolve.finish import (
     make_final_model,
     write_best,
 )
-from mergekit_darwin.evolve.folder import claim, freeze, scratch_of
+from mergekit_darwin.evolve.folder import claim, freeze, is_begun, scratch_of
 from mergekit_darwin.evolve.html import write_html
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
+from mergekit_darwin.evolve.pools import RayPool, SerialPool
 from mergekit_darwin.evolve.progress import logging_to, telling
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet, shared_samples
-from mergekit_darwin.evolve.workers import Pool, RayPool, SerialPool, Worker
+from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.files import locked
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -38,16 +41,22 @@ def evolve(
 
     Raises DarwinError for what the user can repair, Interrupted after Ctrl-C.
     """
-    options = options or RunOptions()
+    options = _with_threads(options or RunOptions())
     benchmarks = check_benchmarks(config, options.allow_benchmark_tasks)
+    check_machine(config, options)
     folder = folder.resolve()
     claim(folder)
     with locked(folder, "--storage-path"), logging_to(folder / "log.txt"):
-        freeze(folder, config)
-        scratch = scratch_of(folder, options.scratch)
-        worker = Worker(config, _with_threads(options), scratch)
+        begun = is_begun(folder)
+        if begun:
+            freeze(folder, config)
+        worker = Worker(config, options, scratch_of(folder, options.scratch))
+        check_all(worker, folder)
+        if not begun:
+            try_items(worker)
+            freeze(folder, config)
         notes = _notes(worker, benchmarks)
-        pool = _pool(worker)
+        pool = RayPool(worker) if options.strategy == "ray" else SerialPool(worker)
         try:
             digests = {part: tasks.digest for part, tasks in worker.tasks.items()}
             record = Record(folder, pool, digests)
@@ -57,16 +66,23 @@ def evolve(
             pool.close()
 
 
+def check(config: EvolveConfig, options: RunOptions) -> Iterator[str]:
+    """Yield what is known of a run before it begins, everything checked.
+
+    The Father is scored on ten items of every task. Raises DarwinError for whatever
+    would stop the run.
+    """
+    options = _with_threads(options)
+    check_benchmarks(config, options.allow_benchmark_tasks)
+    check_machine(config, options)
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from plan(Worker(config, options, options.scratch or scratch))
+
+
 def _with_threads(options: RunOptions) -> RunOptions:
     import torch
 
     return replace(options, num_threads=options.num_threads or torch.get_num_threads())
-
-
-def _pool(worker: Worker) -> Pool:
-    if worker.options.strategy == "ray":
-        return RayPool(worker.config, worker.options, worker.scratch)
-    return SerialPool(worker)
 
 
 def _notes(worker: Worker, benchmarks: Sequence[str]) -> tuple[str, ...]:

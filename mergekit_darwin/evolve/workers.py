@@ -1,25 +1,22 @@
-"""Who measures: one long-lived worker in this process, or Ray actors.
-
-A candidate and its waiting line go in, the line with its score comes out. Which worker
-takes which candidate changes no result.
-"""
+"""The measurer: a candidate and its waiting line go in, the line with its score out."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
 from mergekit_darwin.evolve.failures import not_the_genome
-from mergekit_darwin.evolve.fitness import evaluate
+from mergekit_darwin.evolve.fitness import Result, evaluate
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.harness import open_model
@@ -27,15 +24,6 @@ from mergekit_darwin.models.opened import fresh_model, load_model
 from mergekit_darwin.talk import silent
 
 LOG = logging.getLogger("mergekit_darwin")
-Job = tuple[Candidate, Evaluation]
-
-
-class Pool(Protocol):
-    """Measures candidates; lines come as they are finished, in any order."""
-
-    def run(self, jobs: Sequence[Job], part: Part) -> Iterator[Evaluation]: ...
-
-    def close(self) -> None: ...
 
 
 class Worker:
@@ -64,6 +52,9 @@ class Worker:
         )
         self._tokenizers: dict[str, Any] = {}
         self._inner: Any = None
+        self._inside = options.in_memory
+        if self._inside is None:
+            self._inside = fits_in_memory(config, options)
 
     def measure(self, candidate: Candidate, line: Evaluation, part: Part) -> Evaluation:
         """Return the line with its score, or with the reason why there is none.
@@ -97,10 +88,9 @@ class Worker:
             yield self._load(path), self._tokenizer(path, path), path
             return
         # Other methods draw from a global stream that only a run to the disk seeds.
-        if self.options.in_memory and candidate.genome is not None:
-            model = self._merged_inside(candidate.yaml)
+        if candidate.genome is not None and self._merge_inside(candidate.yaml):
             donor = _local(self.config.base_model or self.config.father)
-            yield model, self._tokenizer(donor, donor), donor
+            yield self._inner, self._tokenizer(donor, donor), donor
             return
         from mergekit_darwin.merge.into import merge_to
 
@@ -112,21 +102,45 @@ class Worker:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _merged_inside(self, text: str) -> Any:
-        from mergekit_darwin.merge.into import merge_into, output_config
+    def _merge_inside(self, text: str) -> bool:
+        """Merge into the model that is kept for it; return whether that is possible.
 
-        if self.config.tokenizer or self.config.tokenizer_source:
-            raise DarwinError(
-                "--in-memory cannot change the tokenizer; leave out --in-memory, or"
-                " tokenizer and tokenizer_source."
-            )
-        if self._inner is None:
-            config = output_config(text, self.merging)
-            remote = self.options.trust_remote_code
-            self._inner = fresh_model("The child", config, self._dtype(), remote)
-            self._inner.to(self.options.device)
-        merge_into(text, self._inner, self.merging)
-        return self._inner
+        Raises DarwinError where it was asked for and is not possible.
+        """
+        from mergekit_darwin.merge.into import merge_into
+
+        if not self._inside:
+            return False
+        try:
+            if self.config.tokenizer or self.config.tokenizer_source:
+                raise DarwinError(
+                    "--in-memory cannot change the tokenizer; leave out --in-memory,"
+                    " or tokenizer and tokenizer_source."
+                )
+            if self._inner is None:
+                self._inner = self._empty(text)
+            merge_into(text, self._inner, self.merging)
+        except DarwinError as error:
+            if self.options.in_memory:
+                raise
+            LOG.info("Merging over the disk from here on: %s", error.message)
+            self._inside, self._inner = False, None
+        return bool(self._inside)
+
+    def _empty(self, text: str) -> Any:
+        """Return a model of the merge's architecture, its weights still to come."""
+        import transformers
+
+        from mergekit_darwin.merge.into import output_config
+
+        config = output_config(text, self.merging)
+        trusted = self.options.trust_remote_code
+        model = fresh_model("The child", config, self._dtype(), trusted)
+        donor = _local(self.config.base_model or self.config.father)
+        if os.path.exists(os.path.join(donor, "generation_config.json")):
+            found = transformers.GenerationConfig.from_pretrained(donor)
+            model.generation_config = found
+        return model.to(self.options.device)
 
     def _dtype(self) -> Any:
         import torch
@@ -164,6 +178,17 @@ class Worker:
             self._tokenizers[key] = found
         return self._tokenizers[key]
 
+    def try_out(self, tasks: TaskSet) -> Result:
+        """Return what the Father scores on some tasks. Raises whatever goes wrong."""
+        father = Candidate("father", model=self.config.father)
+        with silent("lm_eval", "transformers"), self._model(father) as opened:
+            return evaluate(self.harness(*opened), tasks)
+
+    def tokenizer(self, model: str) -> Any:
+        """Return a model's tokenizer."""
+        path = _local(model)
+        return self._tokenizer(path, path)
+
     def template(self) -> Any:
         """Return a harness model of the Father, for its chat template alone."""
         for model in filter(None, (self.config.mother, self.config.base_model)):
@@ -175,7 +200,7 @@ class Worker:
         """Return a harness model around a loaded one, or by its path."""
         if model is None:
             given = {"pretrained": path, **self.config.model_args}
-            if self.config.model_type == "hf" and "dtype" not in given:
+            if self.config.model_type == "hf" or self.options.eval_dtype != "auto":
                 given["dtype"] = str(self._dtype()).removeprefix("torch.")
             return open_model(
                 self.config.model_type,
@@ -188,6 +213,29 @@ class Worker:
         return HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=self.options.batch_size
         )
+
+
+def fits_in_memory(config: EvolveConfig, options: RunOptions) -> bool:
+    """Return whether every worker can keep a model to merge into beside another one.
+
+    Twice its weights in the type they are measured in, and a fifth for the rest.
+    """
+    if config.model_type != "hf" or config.model_args:
+        return False
+    if config.tokenizer or config.tokenizer_source:
+        return False
+    from mergekit_darwin.models.checkpoint import open_checkpoint
+
+    headers = open_checkpoint(config.father).headers.values()
+    size = 4 if options.eval_dtype in ("auto", "float32") else 2
+    needed = 2.2 * size * sum(math.prod(row.shape) for row in headers)
+    if options.device.startswith("cuda"):
+        import torch
+
+        return needed * options.num_workers < torch.cuda.mem_get_info(options.device)[0]
+    import psutil
+
+    return bool(needed * options.num_workers < psutil.virtual_memory().available)
 
 
 def _local(model: str) -> str:
@@ -203,65 +251,3 @@ def _said(error: BaseException) -> str:
     if isinstance(error, DarwinError):
         return error.message
     return f"{type(error).__name__}: {reason(error)}"
-
-
-class SerialPool:
-    """One worker, here, one candidate after the other."""
-
-    def __init__(self, worker: Worker):
-        self.worker = worker
-
-    def run(self, jobs: Sequence[Job], part: Part) -> Iterator[Evaluation]:
-        """Yield each candidate's line in order."""
-        for candidate, line in jobs:
-            yield self.worker.measure(candidate, line, part)
-
-    def close(self) -> None:
-        """Nothing is held outside this process."""
-
-
-class RayPool:
-    """As many actors as asked for, on one machine or a cluster that is up."""
-
-    def __init__(self, config: EvolveConfig, options: RunOptions, scratch: str):
-        try:
-            import ray
-        except ImportError:
-            raise DarwinError(
-                "--strategy ray needs Ray: pip install 'mergekit-darwin[ray]'."
-            ) from None
-        self._ray = ray
-        self._started = not ray.is_initialized()
-        if self._started:
-            ray.init(log_to_driver=False, include_dashboard=False)
-        kind: Any = ray.remote(num_cpus=1, num_gpus=options.gpus_per_worker)(Worker)
-        self._actors: list[Any] = [
-            kind.remote(config, options, scratch) for _ in range(options.num_workers)
-        ]
-
-    def run(self, jobs: Sequence[Job], part: Part) -> Iterator[Evaluation]:
-        """Yield lines as actors finish them. Raises DarwinError if an actor dies."""
-        waiting, idle = list(jobs), list(self._actors)
-        running: dict[Any, Any] = {}
-        while waiting or running:
-            while waiting and idle:
-                (candidate, line), actor = waiting.pop(0), idle.pop(0)
-                running[actor.measure.remote(candidate, line, part)] = actor
-            done, _ = self._ray.wait(list(running), num_returns=1)
-            idle.append(running.pop(done[0]))
-            try:
-                yield self._ray.get(done[0])
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            except self._ray.exceptions.RayError as error:
-                raise DarwinError(
-                    f"A Ray worker was lost ({reason(error)}). What is measured is"
-                    " written down; start again."
-                ) from error
-
-    def close(self) -> None:
-        """Let the actors go, and Ray too if it was started here."""
-        for actor in self._actors:
-            self._ray.kill(actor)
-        if self._started:
-            self._ray.shutdown()

@@ -49,7 +49,8 @@ class Landscape:
     columns maps a gene to its column in a population; component and block are
     columns too (block -1 outside any layer). mri in [0, 1]; gain_* are a parent's
     gains on each of K tasks, non-negative, each row summing to 1 (or 0); energy_*
-    shares of squared task-vector norms; opposite shares of opposite signs.
+    shares of squared task-vector norms; opposite shares of opposite signs. plain
+    where blends are of the whole parents: no masks, no election, no scale.
     """
 
     names: tuple[str, ...]
@@ -67,6 +68,7 @@ class Landscape:
     opposite: Array
     routing: Routing
     attributed: bool
+    plain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +190,8 @@ def applied(land: Landscape, population: Array) -> Applied:
     blend = ~(take_father | take_mother)
     scale = population[:, [land.columns["lambda"]]]
     weight = population[:, [land.columns["merge_method_weight"]]]
+    if land.plain:
+        scale, weight = np.ones_like(scale), np.zeros_like(weight)
     father, mother = scale * (1.0 - ratio), scale * ratio
     grow_a = _noise(population[:, [land.columns["density_a"]]], land.masked)
     grow_b = _noise(population[:, [land.columns["density_b"]]], land.masked)

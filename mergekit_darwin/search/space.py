@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +58,15 @@ class Space:
         return rows
 
 
-def make_space(kind: Literal["published", "extended"], blocks: int) -> Space:
-    """Return the space of the published genes, or of those and lambda."""
-    genes = extended_genes if kind == "extended" else published_genes
-    return Space(genes(blocks), blocks)
+def make_space(
+    kind: Literal["published", "extended"],
+    blocks: int,
+    acting: Container[str] | None = None,
+) -> Space:
+    """Return the space of the published genes, or of those and lambda.
+
+    Of those that act, if they are given: an operator may have no use for some.
+    """
+    genes = extended_genes(blocks) if kind == "extended" else published_genes(blocks)
+    free = (gene for gene in genes if acting is None or gene.name in acting)
+    return Space(tuple(free), blocks)

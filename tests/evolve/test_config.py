@@ -33,6 +33,11 @@ LEAST = {"father": "org/father", "mother": "org/mother", "tasks": ["one"]}
         ({"genes": "all"}, "'published' or 'extended'"),
         ({"mother": "org/father"}, "two different models"),
         ({"transplant_low": 0.9}, "must not exceed"),
+        ({"heldout": []}, "heldout"),
+        ({"model_args": {"batch_size": 8}}, "use --batch-size"),
+        ({"model_args": {"pretrained": "x"}}, "use father and mother"),
+        ({"model_args": {"dtype": "float16"}}, "use --eval-dtype"),
+        ({"operator": "slurp"}, "operator"),
     ],
 )
 def test_a_bad_config_names_the_key_and_what_is_near(keys, said):
