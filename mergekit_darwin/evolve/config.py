@@ -126,7 +126,7 @@ class EvolveConfig(WholeMerge):
     mask_seed: Annotated[int | Literal["genome"], Number] = 1
     mds: str | None = None
     probes: str | None = None
-    probe_items: Annotated[int, Field(ge=1)] = 64
+    probe_items: Annotated[int, Field(ge=1)] = 16
     include_path: list[str] = Field(default_factory=list)
     tasks: Annotated[list[TaskSetting], Field(min_length=1)]
     heldout: (

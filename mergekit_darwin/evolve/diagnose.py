@@ -23,7 +23,7 @@ from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome, make_genome
 from mergekit_darwin.ratios.report_picture import draw
 from mergekit_darwin.ratios.rules import Mri, report_scores, spread_of
-from mergekit_darwin.scan.probes import Probe, read_probes, standard_probes
+from mergekit_darwin.scan.probes import Probe, read_probes
 from mergekit_darwin.scan.report import Report, read_report
 from mergekit_darwin.scan.run import scan
 from mergekit_darwin.search.proxy import (
@@ -140,7 +140,8 @@ def _say_spread(report: Report, mri: Mri) -> None:
 
 def make_anchors(tasks: TaskSet, lines: Sequence[Evaluation]) -> Anchors:
     """Return the family's scores a task, higher better; without a base the lower."""
-    signs = np.array([task.sign for task in tasks.tasks])
+    metric = tasks.score == "metric"
+    signs = np.array([task.sign if metric else 1.0 for task in tasks.tasks])
     rows = {
         line.name: signs * [line.value(task.name) for task in tasks.tasks]
         for line in lines
@@ -163,15 +164,15 @@ def noise_of(tasks: TaskSet, lines: Sequence[Evaluation]) -> float:
 
 
 def task_probes(worker: Worker) -> list[Probe]:
-    """Return the standard probes (or `probes`) and one probe of each task's items.
+    """Return one probe of each task's items, and those of `probes` beside them.
 
-    Tasks share the whole weight; the others are recorded beside them with weight 0,
-    so that the ratios follow what is searched for.
+    Tasks share the whole weight, so that the ratios follow what is searched for; the
+    others have weight 0 and cost their passes, so there are none unless asked for.
     """
     config, tasks = worker.config, worker.tasks["search"]
     lm = worker.template() if tasks.chat else None
     items = probe_items(tasks, lm, config.probe_items)
-    beside = read_probes(config.probes) if config.probes else standard_probes()
+    beside = read_probes(config.probes) if config.probes else []
     probes = [Probe(probe.name, probe.items, 0.0) for probe in beside]
     return probes + [
         Probe(task.name, items[task.name], task.weight)

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.evolve.config import EvolveConfig, TaskSetting
@@ -48,6 +48,7 @@ class TaskSet:
     digest: str
     chat: bool = False
     multiturn: bool = True
+    score: Literal["metric", "probability"] = "metric"
 
     @property
     def count(self) -> int:
@@ -82,7 +83,10 @@ def load_task_sets(config: EvolveConfig) -> dict[Part, TaskSet]:
     for setting, weight, loaded in _leaves(config, apart):
         every = range(len(loaded.eval_docs))
         held.append(_task(setting, weight, loaded, every))
-    return {"search": _task_set(search, config), "heldout": _task_set(held, config)}
+    searched = _task_set(search, config)
+    if config.search.score == "probability":
+        searched = _by_probability(searched)
+    return {"search": searched, "heldout": _task_set(held, config)}
 
 
 def _leaves(
@@ -130,6 +134,18 @@ def _task_set(tasks: Sequence[Task], config: EvolveConfig) -> TaskSet:
     return TaskSet(scaled, mark.hexdigest()[:16], chat, multiturn)
 
 
+def _by_probability(tasks: TaskSet) -> TaskSet:
+    """Return a set scored by the right choice's probability. Raises DarwinError."""
+    for task in tasks.tasks:
+        if task.loaded.OUTPUT_TYPE != "multiple_choice":
+            raise DarwinError(
+                "search.score: probability needs tasks with choices;"
+                f" {task.name!r} is {task.loaded.OUTPUT_TYPE}. Use metric."
+            )
+    digest = hashlib.sha256(f"{tasks.digest} probability".encode()).hexdigest()[:16]
+    return replace(tasks, digest=digest, score="probability")
+
+
 def shared_samples(left: TaskSet, right: TaskSet) -> int:
     """Return how many samples of the second set occur in the first as well."""
     seen = {document for task in left.tasks for document in task.documents}
@@ -175,7 +191,7 @@ def _probe_item(task: Any, group: Sequence[Any]) -> ProbeItem | None:
     if kind == "loglikelihood":
         return ProbeItem(str(arguments[0]), str(arguments[1]))
     if kind == "multiple_choice":
-        gold = _gold(task, doc)
+        gold = gold_of(task, doc)
         if not 0 <= gold < len(group):
             return None
         prompt, completion = group[gold].args[:2]
@@ -186,7 +202,7 @@ def _probe_item(task: Any, group: Sequence[Any]) -> ProbeItem | None:
     return ProbeItem(str(arguments[0]), f"{delimiter}{target}") if target else None
 
 
-def _gold(task: Any, doc: Any) -> int:
+def gold_of(task: Any, doc: Any) -> int:
     """Return the index of the right choice, -1 where there is none."""
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     gold = gold[0] if isinstance(gold, list) else gold

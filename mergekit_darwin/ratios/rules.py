@@ -275,19 +275,33 @@ def _over(value: float, scale: float) -> float:
     return value / scale if scale > 0.0 else 0.0
 
 
+def promise(model: ModelReport, probe: str, name: str) -> float:
+    """Return gain - curvature / 2: what a parent's whole step promises in one tensor.
+
+    The gain alone where the report is older than the curvature. Source: a Taylor
+    expansion at the base; our choice.
+    """
+    gain = model.gain.get(probe, {}).get(name, 0.0)
+    return gain - 0.5 * model.curvature.get(probe, {}).get(name, 0.0)
+
+
 def gain_terms(report: Report, model: ModelReport, name: str) -> Terms:
-    """Return weight and positive gain of every probe; their fsum is what counts.
+    """Return weight and positive promise of every probe; their fsum is what counts.
 
     Source: our choice (DESIGN: attribution).
     """
     return tuple(
-        (probe, report.settings.probes[probe].weight, max(gains.get(name, 0.0), 0.0))
-        for probe, gains in sorted(model.gain.items())
+        (
+            probe,
+            report.settings.probes[probe].weight,
+            max(promise(model, probe, name), 0.0),
+        )
+        for probe in sorted(model.gain)
     )
 
 
 def _attribution(report: Report, scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Return Mother's share of the positive first-order gains, weighted over probes."""
+    """Return Mother's share of the positive promises, weighted over probes."""
     if not report.father.gain or not report.mother.gain:
         raise DarwinError(
             "mri: attribution needs a report with gains; this one has none."

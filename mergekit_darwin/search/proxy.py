@@ -5,9 +5,9 @@ The reasoning, for one task k and one tensor t:
 1. A child applies the Father's task vector with a coefficient a_t and the Mother's with
    b_t: lambda (1 - r_t) and lambda r_t in a blend, (1, 0) and (0, 1) where a parent is
    transplanted. TIES takes a part away again where the signs oppose (see `_kept`).
-2. The gains of the scan (-gradient times task vector at the base) say which tensors
-   carry a parent's gain on k. Only their proportions are used: a first-order sum
-   says where a skill lives, not how far it reaches.
+2. The gains of the scan (-gradient times task vector at the base, less half the
+   curvature) say which tensors carry a parent's gain on k. Only their proportions are
+   used: they say where a skill lives, not how far it reaches.
 3. The reach is known: both parents and the base were measured. A parent was trained to
    about the end of its own line, so along it the gain is taken as F_k (2 a - a^2):
    0 at the base, F_k at the parent, flat there. A loss F_k < 0 grows with a^2.
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from mergekit_darwin.models.names import block_of, site_of, stack_depths
 from mergekit_darwin.ratios.genome import block_gene, extended_genes
-from mergekit_darwin.ratios.rules import Mri, Routing, report_scores
+from mergekit_darwin.ratios.rules import Mri, Routing, promise, report_scores
 from mergekit_darwin.scan.report import ModelReport, Report
 from mergekit_darwin.search.space import Array
 
@@ -143,13 +143,10 @@ def _share(values: Array) -> Array:
 def _shares(
     model: ModelReport, tasks: Sequence[str], names: Sequence[str], attributed: bool
 ) -> Array:
-    """Return each tensor's share of a parent's positive gains a task, [K, T]."""
+    """Return each tensor's share of a parent's positive promises a task, [K, T]."""
     if not attributed:
         return np.tile(_importance(model, names), (len(tasks), 1))
-    rows = [
-        [max(model.gain.get(task, {}).get(name, 0.0), 0.0) for name in names]
-        for task in tasks
-    ]
+    rows = [[max(promise(model, task, name), 0.0) for name in names] for task in tasks]
     return np.array([_share(np.array(row)) for row in rows])
 
 

@@ -16,6 +16,7 @@ from mergekit_darwin.ratios.rules import (
     combined_terms,
     gene_terms,
     prescribe,
+    promise,
     published_scores,
     report_scores,
     share,
@@ -99,6 +100,17 @@ def test_attribution_is_the_share_of_positive_gains() -> None:
     scores = report_scores(report(gain=True), "attribution")
     assert scores[Q3].mri_ratio == pytest.approx(0.75)
     assert scores[HEAD].mri_ratio == 0.5
+
+
+def test_attribution_takes_half_the_curvature_from_a_gain() -> None:
+    found = report(gain=True)
+    mother = found.mother.gain
+    probe = next(iter(mother))
+    curved = found.mother.model_copy(update={"curvature": {probe: {Q3: 2 * 0.9}}})
+    left, right = (promise(model, probe, Q3) for model in (found.father, found.mother))
+    assert promise(curved, probe, Q3) == pytest.approx(right - 0.9)
+    scores = report_scores(found.model_copy(update={"mother": curved}), "attribution")
+    assert scores[Q3].mri_ratio == pytest.approx(share(left, max(right - 0.9, 0.0)))
 
 
 def test_attribution_without_gains_is_refused() -> None:
