@@ -1,10 +1,11 @@
-"""What a real evaluation costs beside merging and lm-evaluation-harness themselves.
+"""Candidates an hour: in memory, over the disk, and by hand as mergekit-evolve does.
 
-    python benchmarks/evolve_overhead.py [--repeat 5] [--in-memory]
+    python benchmarks/evolve_overhead.py [--config examples/evolve.yml] [--repeat 7]
 
-Needs the tiny family's models. The same candidate is measured by a Worker, and then by
-hand: mergekit's run_merge into a folder, a load, lm_eval.evaluate. Times are CPU times
-of this process, which others disturb little; the least of the repeats counts.
+Needs the models of the config. The same candidate is measured by a Worker that merges
+in memory, by one that goes over the disk, and by hand: mergekit's run_merge into a
+folder, a load, lm_eval.evaluate. The three take turns in one process; times are CPU
+times of it, which others disturb little; medians count.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -29,7 +30,7 @@ from mergekit_darwin.evolve.config import RunOptions, read_config
 from mergekit_darwin.evolve.log import Candidate
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.harness import quiet
-from mergekit_darwin.merge.into import merge_into, merge_to
+from mergekit_darwin.merge.into import merge_to
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.ratios.genome import make_genome
@@ -37,29 +38,12 @@ from mergekit_darwin.ratios.genome import make_genome
 ROOT = Path(__file__).parent.parent
 
 
-def least(work: Callable[[], Any], repeat: int) -> float:
-    """Return the least CPU time of some repeats, in seconds."""
-    times = []
-    for _ in range(repeat):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return min(times)
-
-
-def by_hand(worker: Worker, text: str, memory: Any) -> None:
-    """Merge, load and measure with nothing of ours in between."""
-    options = worker.merging
+def by_hand(worker: Worker, text: str) -> None:
+    """Merge into a folder, load and measure with nothing of ours in between."""
     path = tempfile.mkdtemp()
-    if memory is None:
-        merge_to(text, Path(path), options)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32
-        )
-    else:
-        merge_into(text, memory, options)
-        model = memory
-    tokenizer = worker._tokenizer("hand", worker.config.father)
+    merge_to(text, Path(path), worker.merging)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     tasks = worker.tasks["search"].tasks
     with quiet():
         lm_eval.evaluate(
@@ -76,30 +60,53 @@ def by_hand(worker: Worker, text: str, memory: Any) -> None:
     shutil.rmtree(path)
 
 
-def main() -> None:
-    """Print both times and the overhead."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--in-memory", action="store_true")
-    options = parser.parse_args()
-    config = read_config(ROOT / "examples" / "evolve.yml")
-    with tempfile.TemporaryDirectory() as scratch:
-        given = RunOptions(in_memory=options.in_memory, num_threads=1)
-        worker = Worker(config, given, scratch)
-        roles = Roles(config.base_model, config.father, config.mother)
-        common = Common(roles, head={"dtype": "bfloat16"})
-        genome = make_genome({})
-        text = genome_yaml(common, genome)
-        child = Candidate("child", yaml=text, genome=genome)
-        job = (child, child.line(0, "real", 0), "search")
-        done = worker.measure(*job)  # warms every cache of both sides
+def measuring(worker: Worker, child: Candidate) -> Callable[[], None]:
+    """Return what measures a candidate by a worker."""
+
+    def work() -> None:
+        done = worker.measure(child, child.line(0, "real", 0), "search")
         if done.error:
             raise SystemExit(done.error)
-        memory = worker._inner
-        ours = least(lambda: worker.measure(*job), options.repeat)
-        hand = least(lambda: by_hand(worker, text, memory), options.repeat)
-    print(f"by a worker {ours:.2f} s, by hand {hand:.2f} s of CPU time:", end=" ")
-    print(f"overhead {100 * (ours / hand - 1):+.1f} %")
+
+    return work
+
+
+def main() -> None:
+    """Print the median time of each way, and candidates an hour."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default=str(ROOT / "examples" / "evolve.yml"))
+    parser.add_argument("--repeat", type=int, default=7)
+    given = parser.parse_args()
+    config = read_config(given.config)
+    roles = Roles(config.base_model, config.father, config.mother)
+    genome = make_genome({})
+    text = genome_yaml(Common(roles, head={"dtype": config.dtype}), genome)
+    child = Candidate("child", yaml=text, genome=genome)
+    with tempfile.TemporaryDirectory() as scratch:
+        disk = Worker(config, RunOptions(in_memory=False, num_threads=1), scratch)
+        inside = Worker(
+            config, RunOptions(in_memory=True, num_threads=1), scratch, disk.tasks
+        )
+        ways = {
+            "in memory": measuring(inside, child),
+            "over the disk": measuring(disk, child),
+            "by hand": lambda: by_hand(disk, text),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(given.repeat + 1):  # the first warms every cache
+            for name, work in ways.items():
+                began = time.process_time()
+                work()
+                if turn:
+                    times[name].append(time.process_time() - began)
+    hand = statistics.median(times["by hand"])
+    print("| way | CPU s a candidate | candidates an hour | against by hand |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, found in times.items():
+        median = statistics.median(found)
+        print(
+            f"| {name} | {median:.2f} | {3600 / median:.0f} | {hand / median:.2f} x |"
+        )
 
 
 if __name__ == "__main__":
