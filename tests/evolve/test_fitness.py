@@ -174,7 +174,7 @@ def test_in_memory_gives_the_same_scores_as_the_disk(family):
     roles = Roles(config.base_model, config.father, config.mother)
     common = Common(roles, head={"dtype": "bfloat16"})
     scratch = str(family / "scratch")
-    disk = Worker(config, RunOptions(), scratch)
+    disk = Worker(config, RunOptions(in_memory=False), scratch)
     memory = Worker(config, RunOptions(in_memory=True), scratch, disk.tasks)
     for lam in (0.7, 1.6):
         genome = make_genome({"lambda": lam})
