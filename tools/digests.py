@@ -269,7 +269,7 @@ def scans(bench: Bench) -> None:
             bench.add(f"probes/scan/{name}", rounded(probed))
     report = json.loads((bench.work / "scan" / "whole" / "mds.json").read_text())
     for who in ("father", "mother", "base"):
-        for part in ("probes", "probe_loss", "gain"):
+        for part in ("probes", "probe_loss", "gain", "curvature"):
             report[who][part] = rounded(report[who].get(part, {}), 4)
     (bench.work / "report").mkdir()
     (bench.work / "report" / "mds.json").write_text(json.dumps(report))

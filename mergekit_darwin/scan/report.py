@@ -133,7 +133,7 @@ class Report(_Strict):
     def identity(self) -> str:
         """Return 16 hex digits over everything in the report that can move a ratio.
 
-        Paths, versions, losses and curvatures are left out: they change no tensor.
+        Paths, versions and losses are left out: they change no tensor.
         """
         kept = {
             "settings": self.settings.model_dump(),
@@ -145,8 +145,7 @@ class Report(_Strict):
 
 
 def _measured(model: ModelReport) -> dict[str, object]:
-    moves_nothing = {"model", "revision", "probe_loss", "passes", "curvature"}
-    return model.model_dump(exclude=moves_nothing)
+    return model.model_dump(exclude={"model", "revision", "probe_loss", "passes"})
 
 
 def read_report(path: str | Path) -> Report:
