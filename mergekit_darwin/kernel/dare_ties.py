@@ -13,6 +13,7 @@ is rounded by itself (never `add(alpha=...)`, which may fuse), so the bits are t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
@@ -150,7 +151,8 @@ def torch_pages(flat: list[torch.Tensor], scalars: Scalars) -> Merge:
 
 
 def _finite(values: torch.Tensor) -> bool:
-    return bool(torch.isfinite(values).all())
+    """Return whether all is finite; a finite sum says so at once."""
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def _merged(
