@@ -32,6 +32,7 @@ def write(folder: Path, millions: int, seed: int) -> Path:
     }
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     return folder
 
 
