@@ -8,7 +8,7 @@
     python benchmarks/consensus.py replay OUT/delphi      # other plans, same samples
     python benchmarks/consensus.py train-steps OUT        # OUT/models/steps, its items
 
-Steps: the tiny family's Father (1.25 M parameters, one thread) learns to add five
+Steps: the tiny family's Father (1.25 M parameters, one thread) learns to add four
 digits by running totals, in any order: many ways to one answer.
 
 One-token answers: what a model would answer first, of the four words that an item
@@ -34,7 +34,7 @@ from mergekit_darwin.delphi.samples import SAMPLES_NAME, read_samples
 
 FATHER = Path(__file__).parent.parent / "examples" / "tiny_family" / "father"
 SKILLS = ("sums", "differences", "words", "steps")
-STEPS, BATCH, RATE, HELD = 400, 32, 1e-3, 200  # of training; held-out items
+STEPS, BATCH, RATE, HELD = 240, 16, 2e-3, 200  # of training; held-out items
 VOTES = (1, 4, 16, 64)
 RISKS = (0.0, 0.005, 0.01, 0.025, 0.05, 0.1)
 
@@ -147,9 +147,9 @@ def _mean(values: Any) -> str:
 
 
 def steps_item(rng: random.Random) -> dict[str, str]:
-    """Return a sum of five digits, worked out in an order of its own."""
-    digits = [rng.randrange(1, 10) for _ in range(5)]
-    order = rng.sample(digits, 5)
+    """Return a sum of four digits, worked out in an order of its own."""
+    digits = [rng.randrange(1, 10) for _ in range(4)]
+    order = rng.sample(digits, 4)
     total, parts = order[0], []
     for digit in order[1:]:
         parts.append(f"{total}+{digit}={total + digit}")
@@ -186,7 +186,7 @@ def train_steps(out: Path, seed: int = 1) -> None:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 50 == 49:
+        if step % 20 == 19:
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
     model.bfloat16().save_pretrained(out / "models" / "steps")
     AutoTokenizer.from_pretrained(FATHER).save_pretrained(out / "models" / "steps")
