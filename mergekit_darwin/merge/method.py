@@ -96,7 +96,7 @@ class DarwinV6(GroupMergeMethod):
 
         def profiles() -> tuple[Profile, Profile]:
             if run is not None:
-                run.say_static()
+                run.say_static(name, settings.mri if settings.mds else None)
             return sound_profiles(name, father, mother)
 
         row = prescription(name, settings, run.depths if run else {}, profiles)

@@ -258,6 +258,7 @@ def measured(
             weights = {entry.id: entry.tensor for entry in aligned.entries}
             roles = tensor.roles
             if roles.father in weights and roles.mother in weights:
-                tensor.run.say_static()
+                mri = tensor.settings.mri if tensor.settings.mds else None
+                tensor.run.say_static(tensor.name, mri)
                 pair = weights[roles.father], weights[roles.mother]
                 yield tensor.name, sound_profiles(tensor.name, *pair)

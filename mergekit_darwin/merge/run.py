@@ -44,7 +44,7 @@ class MergeRun:
         self._rows: dict[str, Prescription] = {}
         self._taken: dict[str, int] = {"father": 0, "mother": 0}
         self._changed = False
-        self._said_static = False
+        self._said_static: set[str] = set()
         self._lock = threading.Lock()
 
     @cached_property
@@ -74,16 +74,29 @@ class MergeRun:
                 self._refuse_unchanged()
             self._close()
 
-    def say_static(self) -> None:
-        """Log once that ratios rest on static profiles measured in this pass."""
+    def say_static(self, name: str, mri: str | None) -> None:
+        """Log that ratios rest on static profiles measured in this pass.
+
+        Once where there is no report (mri None), else for each tensor that the report
+        does not know and that is therefore not read as mri says.
+        """
         with self._lock:
-            if self._said_static:
+            key = name if mri else ""
+            if key in self._said_static:
                 return
-            self._said_static = True
-        LOG.warning(
-            "No MDS report: ratios rest on static profiles, measured in this pass;"
-            " mergekit-darwin-scan adds what the layers are for."
-        )
+            self._said_static.add(key)
+        if mri is None:
+            LOG.warning(
+                "No MDS report: ratios rest on static profiles, measured in this pass;"
+                " mergekit-darwin-scan adds what the layers are for."
+            )
+        else:
+            LOG.warning(
+                "The MDS report does not know %s: its ratio rests on published static"
+                " scores, measured in this pass, not on mri: %s.",
+                name,
+                mri,
+            )
 
     def _refuse_unchanged(self) -> None:
         for parent, count in self._taken.items():

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.files import locked, sync
 from mergekit_darwin.scan.static import TensorRow
 
 T = TypeVar("T")
@@ -27,6 +28,14 @@ class Partial:
     """The folder DIR/.scan; every result in it is filed under what it depends on."""
 
     folder: Path
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process. Raises DarwinError if another has it."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder, "--out"):
+            yield
 
     def rows(self, key: Mapping[str, object]) -> dict[str, TensorRow]:
         """Return the tensors profiled so far; a line cut off by a stop is dropped."""
@@ -75,6 +84,7 @@ class Partial:
         """Move finished files to the folder above, in order, and remove this one."""
         with writing(self.folder):
             for name in files:
+                sync(self.folder / name)
                 os.replace(self.folder / name, self.folder.parent / name)
             shutil.rmtree(self.folder)
 
@@ -106,6 +116,7 @@ def writing(folder: Path) -> Iterator[None]:
 def _replace(file: Path, text: str) -> None:
     aside = file.with_suffix(".part")
     aside.write_text(text, encoding="utf-8")
+    sync(aside)
     os.replace(aside, file)
 
 

@@ -85,10 +85,11 @@ def scan(
         return done
     partial = Partial(Path(out) / ".scan")
     job = _Job(names, models, probes, settings, options, partial, progress)
-    rows = _static(job, loading)
-    _warn_missing(rows, models)
-    report = _report(job, rows, _functional(job), _gains(job))
-    _publish(report, partial, draw)
+    with partial.held():
+        rows = _static(job, loading)
+        _warn_missing(rows, models)
+        report = _report(job, rows, _functional(job), _gains(job))
+        _publish(report, partial, draw)
     return report
 
 

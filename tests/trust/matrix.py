@@ -9,6 +9,7 @@ a row whose cause is not mended yet: it must fail until it is.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -574,6 +575,26 @@ def place_rows() -> Iterator[Row]:
         yield Row(what, full, nothing, tuple(words.split()))
 
 
+def taken(place: str, folder: Path) -> None:
+    """Hold the lock of a folder, as another run that is at work there does."""
+    (folder / place).mkdir(parents=True)
+    stream = (folder / place / "lock").open("w")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    stream.write("4711")
+    stream.flush()
+    _HELD.append(stream)
+
+
+_HELD: list[Any] = []
+
+
+def taken_rows() -> Iterator[Row]:
+    """Yield places where another run is at work: the second one is refused."""
+    for command, place in (("scan", "out/.scan"), ("evolve", "out")):
+        harm = partial(taken, place)
+        yield Row("two at once", COMMANDS[command], harm, ("in use", "4711"))
+
+
 def rows() -> list[Row]:
     """Return the whole matrix."""
     return [
@@ -582,4 +603,5 @@ def rows() -> list[Row]:
         *yaml_rows(),
         *evolve_rows(),
         *place_rows(),
+        *taken_rows(),
     ]
