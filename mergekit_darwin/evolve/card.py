@@ -8,7 +8,15 @@ from pathlib import Path
 
 import yaml
 
-from mergekit_darwin.evolve.family import KEY, Score, as_card, bred, lines, shown
+from mergekit_darwin.evolve.family import (
+    KEY,
+    Score,
+    as_card,
+    bred,
+    lines,
+    quoted,
+    shown,
+)
 from mergekit_darwin.evolve.family_picture import draw_family
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
@@ -39,14 +47,14 @@ def write_card(run: Finished) -> Path:
         head["base_model"] = hub
     parts = [
         "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---",
-        f"# {run.folder.name}",
+        f"# {quoted(run.folder.name)}",
         "A child of two models, bred with mergekit-darwin: merged by `darwin_v6`,"
         " its genome found by CMA-ES.",
         "## Family\n\n" + "\n".join(lines(tree)),
         f"![The family]({PICTURE})",
     ]
     if config.third_base:
-        parts.append(f"Task vectors are against {shown(config.third_base)}.")
+        parts.append(f"Task vectors are against {quoted(shown(config.third_base))}.")
     parts += [f"> {note}" for note in run.notes]
     if run.table is not None:
         parts += ["## Held-out results", *results(run.table)]

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.files import read_yaml
 from mergekit_darwin.merge.settings import Number, WholeMerge
 from mergekit_darwin.ratios.genome import MAX_BLOCKS
 from mergekit_darwin.ratios.rules import Mri
@@ -189,13 +190,7 @@ def read_config(path: str | Path) -> EvolveConfig:
     there or begins with a dot; otherwise it is a name on the hub. Raises DarwinError.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DarwinError(f"Cannot read {path} ({error}).") from None
-    except yaml.YAMLError as error:
-        first = " ".join(str(error).split())
-        raise DarwinError(f"{path} is not YAML: {first}.") from None
+    content = read_yaml(path, f"{path} cannot be read as YAML")
     if not isinstance(content, dict):
         raise DarwinError(f"{path} must hold keys such as father, mother and tasks.")
     return make_config(content, path.resolve().parent, str(path))

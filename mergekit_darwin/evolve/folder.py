@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.errors import DarwinError, about, some
 from mergekit_darwin.evolve.config import EvolveConfig, config_yaml
-from mergekit_darwin.files import write_whole
+from mergekit_darwin.files import read_text, read_yaml, write_whole
 from mergekit_darwin.talk import versions
 
 MARKER = ".mergekit-darwin-run"  # first file of a run: what is beside it is ours
@@ -69,7 +69,9 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
         write_whole(made_by, json.dumps(versions(*TOOLS), indent=1) + "\n")
         write_whole(path, text)
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = read_yaml(path, f"{path} cannot be read as YAML")
+    if not isinstance(before, dict):
+        raise DarwinError(f"{path} must hold the config of this run. Restore it.")
     now = yaml.safe_load(text)
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
@@ -78,7 +80,8 @@ def freeze(folder: Path, config: EvolveConfig) -> None:
             " config. Restore it, or choose another --storage-path (with --reuse-mds"
             f" {folder} the scan of the same parents is taken over)."
         )
-    found = json.loads(made_by.read_text(encoding="utf-8"))
+    with about(f"{made_by} must be the JSON that this run began with", "Restore it."):
+        found = dict(json.loads(read_text(made_by, f"{made_by} cannot be read")))
     for name, version in versions(*TOOLS).items():
         if found.get(name, version) != version:
             raise DarwinError(

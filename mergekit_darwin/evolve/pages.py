@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mergekit_darwin.evolve.breed import proxy_quality
 from mergekit_darwin.evolve.compare import Comparison, verdict
+from mergekit_darwin.evolve.family import quoted
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
 from mergekit_darwin.evolve.folder import made_with
@@ -69,15 +70,16 @@ def draw(run: Finished) -> list[tuple[str, str]]:
 def heldout_table(table: Comparison) -> str:
     """Return the held-out scores as a Markdown table, tasks as columns."""
     names = [task.name for task in table.tasks.tasks]
-    lines = ["| " + " | ".join(["model", "score", *names]) + " |"]
+    heads = ["model", "score", *map(quoted, names)]
+    lines = ["| " + " | ".join(heads) + " |"]
     lines.append("| --- |" + " ---: |" * (len(names) + 1))
     for row in table.rows:
         if row.score is None:
-            cells = [f"failed: {row.error}", *("-" for _ in names)]
+            cells = [f"failed: {quoted(row.error, 200)}", *("-" for _ in names)]
         else:
             cells = [_number(row.score, combined_error(table.tasks, row))]
             cells += [_number(row.value(n), row.tasks[n]["stderr"]) for n in names]
-        lines.append("| " + " | ".join([row.name, *cells]) + " |")
+        lines.append("| " + " | ".join([quoted(row.name), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -115,7 +117,9 @@ def _search(run: Finished) -> str:
     until = [line for line in lines if line.index <= best.index]
     family = run.diagnosis.family
     scores = ", ".join(f"{line.name} {line.score or 0.0:.3f}" for line in family)
-    tasks = ", ".join(f"{t.name} ({t.metric}, {t.weight:g})" for t in config.tasks)
+    tasks = ", ".join(
+        f"{quoted(t.name)} ({quoted(t.metric)}, {t.weight:g})" for t in config.tasks
+    )
     rows = [
         f"- Tasks: {tasks}; {run.tasks.count} items.",
         f"- On the search items: {scores}; the child {best.score or 0.0:.3f} (selected"
@@ -130,7 +134,7 @@ def _search(run: Finished) -> str:
         f" {config.gene_kind}, {len(run.diagnosis.space.genes)} of them; seed"
         f" {config.search.seed}.",
     ]
-    rows += [f"- First failure: {line.error}" for line in failed[:1]]
+    rows += [f"- First failure: {quoted(line.error, 300)}" for line in failed[:1]]
     rows += _twin(run)
     return "\n".join(rows)
 

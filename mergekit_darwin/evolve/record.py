@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.evolve.log import (
     LOG_NAME,
     Candidate,
@@ -22,7 +22,7 @@ from mergekit_darwin.evolve.log import (
     check_fits,
 )
 from mergekit_darwin.evolve.pools import Job, Pool
-from mergekit_darwin.files import write_whole
+from mergekit_darwin.files import read_text, write_whole
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -138,7 +138,9 @@ class Record:
     def _with_samples(self, line: Evaluation) -> Evaluation:
         if not self._file(line).exists():
             return line
-        samples = json.loads(self._file(line).read_text(encoding="utf-8"))
+        file = self._file(line)
+        with about(f"{file} must be the samples of evaluation {line.index}"):
+            samples = json.loads(read_text(file, f"{file} cannot be read"))
         return line.model_copy(update={"samples": samples})
 
     @contextmanager

@@ -22,7 +22,7 @@ class SearchSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: Annotated[int, Field(ge=1)] = 1
+    seed: Annotated[int, Field(ge=1, lt=2**32)] = 1
     sigma0: Annotated[FiniteFloat, Field(gt=0.0, le=1.0)] = 0.2
     popsize: Annotated[int, Field(ge=4)] | None = None
     proxy_steps: Annotated[int, Field(ge=200)] = 200
