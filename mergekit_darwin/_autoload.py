@@ -10,7 +10,6 @@ import sys
 
 _METHODS = "mergekit.merge_methods"
 _MODELS = "lm_eval.models"
-SUPPORTED = ((0, 1, 5), (0, 2))  # mergekit: from, up to but not including
 
 
 class _RegisterOnImport:
@@ -94,19 +93,3 @@ def install() -> None:
             call()
         else:
             sys.meta_path.insert(0, _RegisterOnImport(module, call))
-
-
-def check_mergekit() -> None:
-    """Refuse a mergekit of another version than we support. Raises DarwinError."""
-    import re
-    from importlib.metadata import version
-
-    from mergekit_darwin.errors import DarwinError
-
-    found = version("mergekit")
-    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
-    if not SUPPORTED[0] <= numbers < SUPPORTED[1]:
-        raise DarwinError(
-            f"mergekit-darwin needs mergekit >=0.1.5,<0.2; found {found}."
-            " Install a supported version: pip install 'mergekit>=0.1.5,<0.2'."
-        )

@@ -7,7 +7,9 @@ can repair raises DarwinError, whose text is one line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from mergekit_darwin.scan.probes import Probe
     from mergekit_darwin.scan.report import Report
 
+SUPPORTED = ((0, 1, 5), (0, 2))  # mergekit: from, up to but not including
 PathLike = str | Path  # a file or folder
 
 
@@ -265,9 +268,7 @@ def register() -> None:
 
     Raises DarwinError if the installed mergekit is not a supported version.
     """
-    from mergekit_darwin._autoload import check_mergekit
-
-    check_mergekit()  # before the import below, which another mergekit might break
+    _check_mergekit()  # before the import below, which another mergekit might break
     from mergekit_darwin.merge.method import register as register_method
 
     register_method()
@@ -310,3 +311,13 @@ def _text(path: Path) -> str:
     from mergekit_darwin.files import read_text
 
     return read_text(path, f"{path} cannot be read as YAML")
+
+
+def _check_mergekit() -> None:
+    found = version("mergekit")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
+    if not SUPPORTED[0] <= numbers < SUPPORTED[1]:
+        raise DarwinError(
+            f"mergekit-darwin needs mergekit >=0.1.5,<0.2; found {found}."
+            " Install a supported version: pip install 'mergekit>=0.1.5,<0.2'."
+        )

@@ -64,7 +64,7 @@ def house() -> dict[str, set[str]]:
         for path in sorted(PACKAGE.rglob("*.py"))
     }
     return {
-        name.removesuffix(".__init__"): imports_of(path) - {"_autoload"}
+        name.removesuffix(".__init__"): imports_of(path)
         for name, path in modules.items()
         if name not in DOORS
     }
