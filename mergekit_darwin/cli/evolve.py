@@ -153,6 +153,8 @@ def main(words: tuple[str, ...], verbose: int, quiet: bool, **options: Any) -> N
         sys.exit(_init(words, given))
     if len(words) != 1:
         raise click.UsageError("One EVOLVE.yml is needed; --init writes one.")
+    if not Path(words[0]).exists():
+        raise click.UsageError(f"There is no {words[0]}; --init writes one.")
     if not given["check"] and not given["storage_path"]:
         raise click.UsageError("--storage-path is needed; --check goes without.")
     sys.exit(_run(words[0], given, options))

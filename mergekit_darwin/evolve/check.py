@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class Trial:
 
 
 def check_machine(config: EvolveConfig, options: RunOptions) -> None:
-    """Refuse a device, a type or a kind of model that is not there.
+    """Refuse a device, a batch size, a type or a kind of model that is not there.
 
     Raises DarwinError.
     """
@@ -51,6 +52,11 @@ def check_machine(config: EvolveConfig, options: RunOptions) -> None:
             f"--device must be one that this machine has; {options.device!r} is not"
             f" ({reason(error)})."
         ) from error
+    if not re.fullmatch(r"[1-9]\d*|auto(:\d+)?", options.batch_size):
+        raise DarwinError(
+            "--batch-size must be a whole number from 1 on, or auto; got"
+            f" {options.batch_size!r}."
+        )
     for key in ("dtype", "out_dtype"):
         named = getattr(config, key)
         try:
@@ -101,6 +107,12 @@ def check_models(config: EvolveConfig, worker: Worker) -> dict[str, Checkpoint]:
         check_identity(read_report(config.mds), father, mother, f"mds {config.mds}")
     for role, name in names.items():
         _check_tokenizer(name, models[role], worker)
+    father = worker.tokenizer(config.father)
+    if config.apply_chat_template and not father.chat_template:
+        raise DarwinError(
+            "apply_chat_template needs a Father with a chat template;"
+            f" {config.father} has none. Leave it out, or give his tokenizer one."
+        )
     return models
 
 
