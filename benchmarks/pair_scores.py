@@ -78,12 +78,17 @@ def general_texts(out: Path) -> list[dict[str, str]]:
 
 def score(
     out: Path, model: LlamaForCausalLM, tokenizer: AutoTokenizer, skills: list[str]
-) -> dict[str, Score]:
-    """Return the held-out scores of the skills and `general`, the loss by language."""
-    result = {}
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """Return held-out scores, and for each skill its items as a string of 0 and 1.
+
+    The scores are those of the skills and `general`, the loss, also by language.
+    """
+    result, right = {}, {}
     for skill in skills:
         items = read_jsonl(out / "items" / skill / "heldout.jsonl")
-        result[skill] = share(exact(model, tokenizer, items))
+        answered = exact(model, tokenizer, items)
+        result[skill] = share(answered)
+        right[skill] = "".join(str(int(x)) for x in answered)
     texts = general_texts(out)
     found = losses(model, tokenizer, texts)
     result["general"] = per_token(found)
@@ -94,15 +99,15 @@ def score(
             if x["language"] == language
         ]
         result[f"general {language}"] = per_token(mine)
-    return result
+    return result, right
 
 
 def score_folders(out: Path, folders: list[Path], skills: list[str]) -> None:
     """Print the scores of each model and append them to out/scores.jsonl."""
     for folder in folders:
         started = time.time()
-        found = score(out, *load(folder), skills)
-        line = {"model": str(folder), "scores": found}
+        found, right = score(out, *load(folder), skills)
+        line = {"model": str(folder), "scores": found, "right": right}
         with (out / "scores.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         cells = (f"{k} {m:.3f} ± {e:.3f}" for k, (m, e) in found.items())
