@@ -35,10 +35,12 @@ PAIRS = {
     ),
 }
 
-LAMBDAS = (0.6, 0.8, 1.0, 1.25, 1.5, 2.0)
-RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8)
-"""Thirty uniform merges: base + lambda ((1 - ratio) father + ratio mother's delta)."""
+LAMBDAS = (0.7, 1.0, 1.4, 2.0)
+RATIOS = (0.2, 0.4, 0.6, 0.8)
+"""Sixteen uniform merges: base + lambda ((1 - ratio) father + ratio mother's delta)."""
 EVALUATIONS = len(LAMBDAS) * len(RATIOS)
+SEARCH_ITEMS = 64
+"""Of each skill; the grid and evolve read the same ones."""
 PROBE_ITEMS = 16
 """Search items a skill that evolve's scan reads: 31 forwards of each."""
 
@@ -66,7 +68,8 @@ def make_grid(out: Path, name: str) -> None:
         dict(load(out / "models" / x)[0].named_parameters())
         for x in (pair.father, pair.mother)
     )
-    items = [read_jsonl(out / "items" / x / "search.jsonl") for x in pair.skills]
+    files = [out / "items" / x / "search.jsonl" for x in pair.skills]
+    items = [read_jsonl(file)[:SEARCH_ITEMS] for file in files]
 
     def mix(scale: float, ratio: float) -> None:
         for key, weight in child.named_parameters():
@@ -99,7 +102,9 @@ def _few_probes(out: Path, pair: Pair) -> Path:
 def evolve(out: Path, name: str, seed: int) -> None:
     """Breed the pair as mergekit-darwin-evolve does, with as many merges as the grid.
 
-    The final model is copied to merged/NAME/evolve_seedN.
+    The final model is copied to merged/NAME/evolve_seedN. A scan of an earlier seed
+    (RUN/mds) that was copied to out/mds/NAME is used again. evolve's own held-out table
+    is as short as its search; the final model is scored on all items afterwards.
     """
     pair, models = PAIRS[name], out / "models"
     config = {
@@ -110,10 +115,14 @@ def evolve(out: Path, name: str, seed: int) -> None:
         "include_path": str(out / "tasks"),
         "tasks": [f"{x}_search" for x in pair.skills],
         "heldout": [f"{x}_heldout" for x in pair.skills],
+        "limit": SEARCH_ITEMS,
         "probes": str(_few_probes(out, pair)),
         "probe_items": PROBE_ITEMS,
         "search": {"seed": seed, "max_evaluations": EVALUATIONS},
     }
+    scanned = out / "mds" / name
+    if scanned.exists():
+        config["mds"] = str(scanned)
     run = out / "runs" / f"{name}_seed{seed}"
     run.parent.mkdir(parents=True, exist_ok=True)
     path = run.with_suffix(".yml")
