@@ -24,7 +24,8 @@ def table(out: Path, name: str) -> str:
         f"Father ({pair.father})": models / pair.father,
         f"Mother ({pair.mother})": models / pair.mother,
     }
-    rows |= {x.name: x for x in sorted((out / "merged" / name).iterdir())}
+    merged = sorted((out / "merged" / name).iterdir(), key=_order)
+    rows |= {x.name.replace("_", " "): x for x in merged}
     head = ["model", *pair.skills, "mean", "general text"]
     lines = [_line(head), _line(["---"] * len(head))]
     for label, folder in rows.items():
@@ -34,6 +35,13 @@ def table(out: Path, name: str) -> str:
             cells = [*skills, _mean(skills), scores["general"]]
             lines.append(_line([label, *(f"{m:.3f} ± {e:.3f}" for m, e in cells)]))
     return "\n".join(lines)
+
+
+def _order(folder: Path) -> tuple[int, str]:
+    """Sort merges as a reader compares them: plain ones first, refit last."""
+    kinds = ("linear", "slerp", "dare", "task", "grid", "evolve", "refit")
+    places = [i for i, kind in enumerate(kinds) if folder.name.startswith(kind)]
+    return (places[0] if places else len(kinds)), folder.name
 
 
 def _mean(scores: list[Score]) -> Score:
