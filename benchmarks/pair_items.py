@@ -8,6 +8,7 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pair_prose import prose
@@ -108,6 +109,24 @@ SKILLS: dict[str, Callable[[random.Random], Iterator[Item]]] = {
     "words": words,
     "korean": korean,
     "german": german,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two parents by name, and the skills that the pair is measured on."""
+
+    father: str
+    mother: str
+    skills: tuple[str, ...]
+
+
+PAIRS = {
+    "meet": Pair("sums", "differences", ("sums", "differences")),
+    "apart": Pair("sums", "words", ("sums", "words")),
+    "languages": Pair(
+        "sums_korean", "words_german", ("sums", "korean", "words", "german")
+    ),
 }
 
 

@@ -3,37 +3,18 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
 from mergekit.options import MergeOptions
-from pair_items import read_jsonl, write_jsonl
+from pair_items import PAIRS, Pair, read_jsonl, write_jsonl
 from pair_models import load
 from pair_scores import exact
 
 from mergekit_darwin.merge.into import merge_to
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.yaml import Common, uniform_yamls
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two parents by name, and the skills that the pair is measured on."""
-
-    father: str
-    mother: str
-    skills: tuple[str, ...]
-
-
-PAIRS = {
-    "meet": Pair("sums", "differences", ("sums", "differences")),
-    "apart": Pair("sums", "words", ("sums", "words")),
-    "languages": Pair(
-        "sums_korean", "words_german", ("sums", "korean", "words", "german")
-    ),
-}
 
 LAMBDAS = (0.7, 1.0, 1.4, 2.0)
 RATIOS = (0.2, 0.4, 0.6, 0.8)

@@ -4,8 +4,10 @@ import json
 import math
 from pathlib import Path
 
-from pair_merges import PAIRS
-from pair_scores import Score
+from pair_items import PAIRS
+
+Score = tuple[float, float]
+"""(mean, standard error of the mean)."""
 
 
 def table(out: Path, name: str) -> str:
@@ -14,10 +16,11 @@ def table(out: Path, name: str) -> str:
     The mean is over the pair's skills; general text is in nats a token, lower better.
     """
     pair = PAIRS[name]
-    found = {}
+    found: dict[Path, dict[str, Score]] = {}
     for line in (out / "scores.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        found[Path(record["model"]).resolve()] = record["scores"]
+        model = (out / record["model"]).resolve()
+        found.setdefault(model, {}).update(record["scores"])
     models = out / "models"
     rows = {
         "base": models / "base",
