@@ -57,6 +57,11 @@ def check_machine(config: EvolveConfig, options: RunOptions) -> None:
             "--batch-size must be a whole number from 1 on, or auto; got"
             f" {options.batch_size!r}."
         )
+    size = str(options.batch_size)
+    if not size.startswith("auto") and not (size.isdecimal() and int(size) > 0):
+        raise DarwinError(
+            f"--batch-size must be a whole number from 1 on, or auto; got {size!r}."
+        )
     for key in ("dtype", "out_dtype"):
         named = getattr(config, key)
         try:
