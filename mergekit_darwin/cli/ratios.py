@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration
     from mergekit.options import MergeOptions
 
-    from mergekit_darwin.merge.fit import Finding
+    from mergekit_darwin.merge.findings import Finding
     from mergekit_darwin.merge.preview import Planned
 
 LOG = logging.getLogger("mergekit_darwin")

@@ -16,8 +16,9 @@ from mergekit_darwin.evolve.log import Candidate, Evaluation
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet, probe_items
 from mergekit_darwin.evolve.workers import Worker
+from mergekit_darwin.merge.loaded import wrap_report
 from mergekit_darwin.merge.roles import Roles
-from mergekit_darwin.merge.settings import MergeSettings, WholeMerge, wrap_report
+from mergekit_darwin.merge.settings import MergeSettings, WholeMerge
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome, make_genome

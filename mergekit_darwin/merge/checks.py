@@ -11,16 +11,12 @@ from mergekit.architecture.base import ConfiguredModelArchitecture
 from mergekit.common import ModelReference
 
 from mergekit_darwin.errors import DarwinError, nearest, some
-from mergekit_darwin.merge.fit import Finding
+from mergekit_darwin.merge.findings import Finding
 from mergekit_darwin.merge.frames import Planning
 from mergekit_darwin.merge.headers import all_roles, fit_of
+from mergekit_darwin.merge.loaded import LoadedReport, LoadedTable
 from mergekit_darwin.merge.roles import Roles
-from mergekit_darwin.merge.settings import (
-    LoadedReport,
-    LoadedTable,
-    check_names,
-    check_value,
-)
+from mergekit_darwin.merge.settings import check_names, check_value
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.scan.report import check_covers, check_identity
 

@@ -6,89 +6,29 @@ Each finding is one line: what was found, and what will happen to it in the merg
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import Any, Literal
+from collections.abc import Iterator
 
 from mergekit_darwin.errors import some
-from mergekit_darwin.models.checkpoint import TensorHeader, integers
+from mergekit_darwin.merge.findings import (
+    Finding,
+    Layout,
+    Model,
+    Setup,
+    places,
+    tensors,
+)
+from mergekit_darwin.merge.fit_names import find_missing, find_renamed, find_unused
+from mergekit_darwin.models.checkpoint import integers
 from mergekit_darwin.models.names import site_of, stack_depths
 
-Severity = Literal["ok", "note", "stops"]
-_BOTH = ("Father", "Mother")
+_PLAIN = Setup()
 _ORDER = ("stops", "note", "ok")
 _HEADS = ("lm_head", "embed_out", "output")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-@dataclass(frozen=True)
-class Model:
-    """One model by what its config and headers say; role as in a sentence."""
-
-    role: str
-    headers: Mapping[str, TensorHeader]
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"the {self.role}"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What mergekit will write: names, which of them must be there, who lacks which.
-
-    lacks maps a role to the names it has under no name that mergekit accepts; read
-    maps a role to the names in its file that are used.
-    """
-
-    names: tuple[str, ...]
-    required: frozenset[str]
-    lacks: Mapping[str, frozenset[str]]
-    read: Mapping[str, frozenset[str]]
-
-    def lacked_by(self, models: Iterable[Model]) -> frozenset[str]:
-        """Return the names that at least one of the models lacks."""
-        return frozenset().union(*(self.lacks[model.role] for model in models))
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the configuration says beside the models.
-
-    dtype is what all are read as; resizes whether vocabularies are aligned; config_of
-    whose config the child gets, None where mergekit takes any model's; father_is_base
-    whether there is one task vector only. lost names the child's tensors that the
-    Father's files hold and mergekit's plan leaves out, which may_lose allows. counters
-    says of every integer that is no matrix whether the models agree on it.
-    """
-
-    dtype: str | None = None
-    resizes: bool = False
-    config_of: str | None = "Father"
-    father_is_base: bool = False
-    lost: tuple[str, ...] = ()
-    may_lose: bool = False
-    counters: Mapping[str, bool] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the check: ok, a note, or what stops the merge."""
-
-    severity: Severity
-    rule: str
-    found: str
-    effect: str = ""
-
-    def line(self) -> str:
-        """Return the finding as one line of text."""
-        end = f" -> {self.effect}" if self.effect else ""
-        return f"{self.severity:5} {self.rule}: {self.found}{end}"
-
-
 def check_fit(
-    models: list[Model], layout: Layout | None = None, setup: Setup = Setup()
+    models: list[Model], layout: Layout | None = None, setup: Setup = _PLAIN
 ) -> list[Finding]:
     """Return what fits and what does not, the worst first.
 
@@ -105,12 +45,15 @@ def check_fit(
         for row in (
             *_depths(father, other),
             *_shapes(father, other, uneven, setup),
-            *_renamed(father, other, layout),
+            *find_renamed(father, other, layout),
         )
     ]
     renamed = any(row.rule == "renamed prefix" for row in found)
     if set(layout.names) - layout.lacked_by(models) and not renamed:
-        found += [*_missing(models, layout, uneven), *_unused(models, layout, uneven)]
+        found += [
+            *find_missing(models, layout, uneven),
+            *find_unused(models, layout, uneven),
+        ]
     elif not renamed:
         heads = "; ".join(f"{some(m.headers, 2)} in {m}" for m in models)
         effect = "bring them to one layout first"
@@ -180,128 +123,18 @@ def _shapes(
         yield Finding(
             "stops",
             "shape",
-            f"{_tensors(odd)} of other shape in {other}: {odd[0]!r} is {left} in"
+            f"{tensors(odd)} of other shape in {other}: {odd[0]!r} is {left} in"
             f" {father}, {right} in {other}",
             "these models cannot be merged tensor by tensor",
         )
-
-
-def _renamed(father: Model, other: Model, layout: Layout) -> Iterator[Finding]:
-    """Find one prefix of names that stands for another in the other model."""
-    change = renamed_prefix(father.headers, other.headers)
-    if change is None:
-        return
-    left, right, count = change
-    found = (
-        f"{_tensors(range(count))} named {left}* in {father} and {right}* in {other},"
-        " otherwise alike"
-    )
-    if layout.lacked_by([father, other]) & (
-        father.headers.keys() ^ other.headers.keys()
-    ):
-        effect = f"they would not be merged; save {other} again with {father}'s names"
-        yield Finding("stops", "renamed prefix", found, effect)
-    else:
-        yield Finding("note", "renamed prefix", found, "mergekit reads both layouts")
-
-
-def renamed_prefix(
-    left: Mapping[str, TensorHeader], right: Mapping[str, TensorHeader]
-) -> tuple[str, str, int] | None:
-    """Return (prefix in left, prefix in right, tensors) if one stands for the other.
-
-    That is so where at least half of the names that one side has alone turn, with the
-    prefix exchanged, into names of equal shape that the other has alone.
-    """
-    only_left, only_right = left.keys() - right.keys(), right.keys() - left.keys()
-    if not only_left or not only_right:
-        return None
-    # A few names of layers show every prefix there is, and always the same ones.
-    sample = sorted(only_left, key=lambda name: (site_of(name).layer is None, name))[:8]
-    pairs = {
-        (a[: -len(tail)], b[: -len(tail)])
-        for a in sample
-        for b in only_right
-        if (tail := _common_tail(a, b))
-    }
-    best = (0, "", "")
-    for old, new in pairs:
-        count = sum(
-            name.startswith(old)
-            and (twin := new + name[len(old) :]) in only_right
-            and left[name].shape == right[twin].shape
-            for name in only_left
-        )
-        best = max(best, (count, old, new))
-    if 2 * best[0] < min(len(only_left), len(only_right)):
-        return None
-    return best[1], best[2], best[0]
-
-
-def _common_tail(left: str, right: str) -> str:
-    """Return the longest common end that starts at a dot, or "" below two parts."""
-    a, b = left.split("."), right.split(".")
-    pairs = zip(reversed(a), reversed(b), strict=False)
-    count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return ".".join(a[len(a) - count :]) if count >= 2 else ""
-
-
-def _missing(
-    models: list[Model], layout: Layout, uneven: set[str]
-) -> Iterator[Finding]:
-    """Find the tensors that one model lacks, and what becomes of them."""
-    father, mother = models[:2]
-    both = layout.lacks["Father"] | layout.lacks["Mother"]
-    nobody = frozenset.intersection(*(layout.lacks[model.role] for model in models))
-    if unheard := _even(nobody & layout.required, uneven):
-        kind = (father.config.get("architectures") or ["this architecture"])[0]
-        found = f"{_tensors(unheard)} in none of the models: {some(unheard, 2)}"
-        effect = f"mergekit's definition of {kind} asks for what no such model has"
-        yield Finding("stops", "missing", found, effect)
-    for model in models:
-        if model.role == "base":
-            lost, effect = layout.lacks["base"] - both, "the Father is their base"
-            alone = _even(both - layout.lacks["base"] - layout.required, uneven)
-            if alone := [n for n in alone if all(n in layout.lacks[r] for r in _BOTH)]:
-                found = f"{_tensors(alone)} only in the base: {some(alone, 2)}"
-                yield Finding("note", "missing", found, "the child gets the base's")
-        else:
-            other = mother if model is father else father
-            lost = layout.lacks[model.role]
-            effect = f"the child gets the {other.role}'s, bit for bit"
-        needed = _even(lost & layout.required - nobody, uneven)
-        if needed:
-            words = "mergekit requires them for this architecture"
-            yield _lack("stops", needed, model, words)
-        spare = lost - layout.required
-        if model.role != "base":
-            spare -= layout.lacks[other.role]
-        if lone := _even(spare, uneven):
-            yield _lack("note", lone, model, effect)
-
-
-def _lack(severity: Severity, names: list[str], model: Model, effect: str) -> Finding:
-    found = f"{_tensors(names)} not in {model}{_places(names)}: {some(names, 2)}"
-    return Finding(severity, "missing", found, effect)
-
-
-def _unused(models: list[Model], layout: Layout, uneven: set[str]) -> Iterator[Finding]:
-    for model in models:
-        names = _even(model.headers.keys() - layout.read[model.role], uneven)
-        if names:
-            found = (
-                f"{_tensors(names)} of {model}{_places(names)} beyond what mergekit"
-                f" writes: {some(names, 2)}"
-            )
-            yield Finding("note", "extra", found, "left out")
 
 
 def _lost(setup: Setup) -> Iterator[Finding]:
     names = sorted(setup.lost)
     if names:
         found = (
-            f"{_tensors(names)} of the model that the merge would not write"
-            f"{_places(names)}: {some(names, 4)}"
+            f"{tensors(names)} of the model that the merge would not write"
+            f"{places(names)}: {some(names, 4)}"
         )
         effect = "mergekit's plan leaves them out; allow_missing: true goes on"
         if setup.may_lose:
@@ -313,10 +146,10 @@ def _counters(setup: Setup) -> Iterator[Finding]:
     same = [name for name, agree in setup.counters.items() if agree]
     differ = [name for name, agree in setup.counters.items() if not agree]
     if same:
-        found = f"{_tensors(same)} of integers: {some(same, 4)}"
+        found = f"{tensors(same)} of integers: {some(same, 4)}"
         yield Finding("note", "counters", found, "copied from the Father")
     if differ:
-        found = f"{_tensors(differ)} of integers differ: {some(differ, 4)}"
+        found = f"{tensors(differ)} of integers differ: {some(differ, 4)}"
         effect = "mergekit copies only what agrees; make them the Father's first"
         yield Finding("stops", "counters", found, effect)
 
@@ -326,13 +159,13 @@ def _dtypes(models: list[Model], setup: Setup) -> Iterator[Finding]:
     for model in models:
         odd = [name for name, h in model.headers.items() if "float8" in h.dtype]
         if odd:
-            found = f"{_tensors(odd)} of {model} in float8: {some(odd, 2)}"
+            found = f"{tensors(odd)} of {model} in float8: {some(odd, 2)}"
             effect = "its scales lie apart; dequantise it to bfloat16 first"
             yield Finding("stops", "dtype", found, effect)
         packed = integers(model.headers.values())
         if packed:
             kind = model.headers[packed[0]].dtype
-            found = f"{_tensors(packed)} of {model} in {kind}: {some(packed, 2)}"
+            found = f"{tensors(packed)} of {model} in {kind}: {some(packed, 2)}"
             effect = "quantised or packed; dequantise it to bfloat16 first"
             yield Finding("stops", "dtype", found, effect)
     if len({frozenset(kind) & {*_FLOATS} for kind in kinds.values()}) > 1:
@@ -402,21 +235,3 @@ def _summary(models: list[Model], layout: Layout) -> Finding:
         f"{len(layout.names)} in the child, {whole} of them in all {len(models)} models"
     )
     return Finding("ok", "tensors", f"{found}; layers: {stacks or 'none'}")
-
-
-def _even(names: Iterable[str], uneven: set[str]) -> list[str]:
-    """Return the names outside the stacks of uneven depth, sorted."""
-    return sorted(name for name in names if site_of(name).stack not in uneven)
-
-
-def _tensors(names: Sized) -> str:
-    return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"
-
-
-def _places(names: list[str]) -> str:
-    """Return " (vision_tower 27, embed_vision 1)" where names have common owners."""
-    parts = [name.split(".") for name in names]
-    owners = Counter(".".join(p[:2]) if len(p) > 3 else p[0] for p in parts)
-    if len(names) < 3 or len(owners) > 4:
-        return ""
-    return f" ({', '.join(f'{owner} {count}' for owner, count in owners.items())})"

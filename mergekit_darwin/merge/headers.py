@@ -14,7 +14,8 @@ from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
-from mergekit_darwin.merge.fit import Finding, Layout, Model, Setup, check_fit
+from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
+from mergekit_darwin.merge.fit import check_fit
 from mergekit_darwin.merge.lost import lost_names, written_names
 from mergekit_darwin.merge.roles import Roles, roles_of
 from mergekit_darwin.models.checkpoint import (

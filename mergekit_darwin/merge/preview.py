@@ -28,7 +28,7 @@ from mergekit.scripts.multimerge import load_config
 from mergekit_darwin.errors import DarwinError, about, some
 from mergekit_darwin.files import read_yamls
 from mergekit_darwin.kernel.profile import Profile
-from mergekit_darwin.merge.fit import Finding
+from mergekit_darwin.merge.findings import Finding
 from mergekit_darwin.merge.method import NAME, register, sound_profiles
 from mergekit_darwin.merge.provider import (
     lone_prescription,

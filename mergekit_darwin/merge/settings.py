@@ -9,11 +9,8 @@ bad value is one line before a single tensor is read.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,7 +27,7 @@ from pydantic import (
 from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.kernel.blend import Blend
 from mergekit_darwin.kernel.operators import Operation, Operator
-from mergekit_darwin.models.names import stack_depths
+from mergekit_darwin.merge.loaded import LoadedReport, LoadedTable, loaded
 from mergekit_darwin.ratios.genome import (
     DEFAULT_BLOCKS,
     MAX_BLOCKS,
@@ -38,83 +35,15 @@ from mergekit_darwin.ratios.genome import (
     extended_genes,
     genome_hash,
     make_genome,
-    read_genome,
 )
 from mergekit_darwin.ratios.rules import (
     TRANSPLANT_HIGH,
     TRANSPLANT_LOW,
     Mri,
     Routing,
-    Scores,
-    report_scores,
 )
-from mergekit_darwin.ratios.table import read_ratios
-from mergekit_darwin.scan.report import Report, read_report
 
 GENES = {gene.name: gene for gene in extended_genes(MAX_BLOCKS)}
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedReport:
-    """An MDS report in use: compared by identity, scored once a reading."""
-
-    path: str
-    report: Report
-    identity: str
-    depths: Mapping[str, int]
-    _scores: dict[Mri, dict[str, Scores]] = field(default_factory=dict, repr=False)
-
-    def scores(self, mri: Mri) -> dict[str, Scores]:
-        """Return the scores of every tensor under one reading."""
-        if mri not in self._scores:
-            self._scores[mri] = report_scores(self.report, mri)
-        return self._scores[mri]
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedTable:
-    """A table of ratios in use, compared by identity."""
-
-    path: str
-    ratios: Mapping[str, float]
-
-
-def wrap_report(report: Report, path: str = "(in memory)") -> LoadedReport:
-    """Return a report ready for use as the `mds` parameter."""
-    names = [*report.father.tensors, *report.mother.tensors]
-    return LoadedReport(path, report, report.identity(), stack_depths(names))
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "mds": lambda path: wrap_report(read_report(path), path),
-    "genome": read_genome,
-    "ratios": lambda path: LoadedTable(path, read_ratios(path)),
-}
-
-
-@lru_cache(maxsize=16)
-def _read(name: str, path: str, time: int, size: int) -> Any:
-    """Return what a file holds, read once for as long as it is not changed."""
-    return _READERS[name](path)
-
-
-def _loaded(name: str, value: object) -> Any:
-    """Return a file's content where value is a path; a loaded one is passed on."""
-    if isinstance(value, Report):
-        return wrap_report(value)
-    if value is None or isinstance(value, (LoadedReport, LoadedTable, Genome)):
-        return value
-    if not isinstance(value, (str, os.PathLike)):
-        raise DarwinError(
-            f"{name} must be the path of a file or folder; got {value!r}."
-        )
-    path = os.path.abspath(os.fspath(value))
-    file = Path(path) / "mds.json" if os.path.isdir(path) else Path(path)
-    try:
-        stat = file.stat()
-    except OSError:
-        return _read(name, path, 0, -1)
-    return _read(name, path, stat.st_mtime_ns, stat.st_size)
 
 
 def _no_switch(value: object) -> object:
@@ -168,12 +97,10 @@ class WholeMerge(BaseModel):
 class MergeSettings(WholeMerge):
     """All parameters of one tensor, resolved: mergekit's filters, files, the genome."""
 
-    mds: Annotated[LoadedReport | None, PlainValidator(partial(_loaded, "mds"))] = (
-        Field(
-            default=None, description="MDS report (folder or file) of these two parents"
-        )
+    mds: Annotated[LoadedReport | None, PlainValidator(partial(loaded, "mds"))] = Field(
+        default=None, description="MDS report (folder or file) of these two parents"
     )
-    genome: Annotated[Genome, PlainValidator(partial(_loaded, "genome"))] = Field(
+    genome: Annotated[Genome, PlainValidator(partial(loaded, "genome"))] = Field(
         default_factory=lambda: make_genome({}),
         description="genome file; genes beside it override it",
     )
@@ -184,9 +111,9 @@ class MergeSettings(WholeMerge):
     ratio: Fraction | None = Field(
         default=None, description="explicit ratio; wins over everything else"
     )
-    ratios: Annotated[
-        LoadedTable | None, PlainValidator(partial(_loaded, "ratios"))
-    ] = Field(default=None, description="table of ratios by tensor name (CSV or JSON)")
+    ratios: Annotated[LoadedTable | None, PlainValidator(partial(loaded, "ratios"))] = (
+        Field(default=None, description="table of ratios by tensor name (CSV or JSON)")
+    )
     allow_missing: StrictBool = Field(
         default=False,
         description="merge even where mergekit's plan leaves weights of the model out",
