@@ -19,12 +19,13 @@ from mergekit_darwin.health.probing import (
     probe_findings,
 )
 from mergekit_darwin.health.relatives import Relatives, open_relatives
-from mergekit_darwin.health.report import Finding, Health, verdict_of
+from mergekit_darwin.health.report import Finding, Health, finding, verdict_of
 from mergekit_darwin.health.screen import write_health
 from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.models.checkpoint import Checkpoint, model_loads
+from mergekit_darwin.models.manifest import MANIFEST, damage
 from mergekit_darwin.models.opened import ProbeOptions, merge_options, ties_head
 from mergekit_darwin.scan.probes import Probe, standard_probes
 from mergekit_darwin.scan.report import Report, check_identity
@@ -50,7 +51,8 @@ def check(
     Models are paths or hub names. Parents and base left out come from the child's
     mergekit_config.yml. With a report the parents' probes are taken from it. probes
     None means the standard ones, an empty list none at all. verify merges tensors of a
-    darwin_v6 child again (sample: eight) and compares bits. With out, health.json and
+    darwin_v6 child again (sample: eight) and compares bits, and holds the files to a
+    manifest.json beside them. With out, health.json and
     health.png are written into that folder; progress shows bars on stderr. Raises
     DarwinError if a model cannot be opened or the parents are unknown.
     """
@@ -63,6 +65,7 @@ def check(
     facts = _stream(family, merging, progress)
     found = _file_findings(family, merging) + weight_findings(facts, thresholds)
     found += _tokenizer_findings(family, probes, options)
+    found += _manifest_findings(family, verify)
     again, verified = _verify(family, verify, merging, progress)
     with bar("probes", progress) as advance:
         probed, trouble = probe_family(family.names, report, probes, options, advance)
@@ -156,6 +159,17 @@ def _tokenizer_findings(
     )
     texts = [item.prompt + item.completion for probe in probes for item in probe.items]
     return tokenizer_findings(child, father, mother, texts[:: max(1, len(probes))])
+
+
+def _manifest_findings(family: Relatives, verify: Verify) -> list[Finding]:
+    """Return how the child's files differ from the manifest beside them, if any is."""
+    folder = Path(family.checkpoints["child"].path)
+    if verify == "none" or not (folder / MANIFEST).exists():
+        return []
+    words = damage(folder)
+    if words is None:
+        return []
+    return [finding("manifest", "error", words, "as it was written")]
 
 
 def _verify(

@@ -159,6 +159,10 @@ RULES: dict[str, Rule] = {
         "elements that differ from what mergekit_config.yml gives",
         "Merge again from that file; child, parents or file were changed since.",
     ),
+    "manifest": Rule(
+        "files and tensors against the manifest.json beside them",
+        "The child was changed since it was written: write or download it again.",
+    ),
     "probes": Rule(
         "what the model computes on the probes",
         "Look at the findings on weights and files first.",

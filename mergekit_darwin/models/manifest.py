@@ -27,14 +27,18 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Return what a model's folder has otherwise than its manifest says, or None."""
+    """Return what a model's folder has otherwise than its manifest says, or None.
+
+    Files that came later (health.json, say) are no damage; tensors that did are.
+    """
     try:
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found = json.loads(manifest(folder))
     except Exception as error:  # a torn file may fail in any way
         return f"it cannot be read ({reason(error)})"
     for part in ("tensors", "files"):
-        for name in sorted({*known[part], *found[part]}):
+        later = found[part] if part == "tensors" else {}
+        for name in sorted({*known[part], *later}):
             if known[part].get(name) != found[part].get(name):
                 return f"{part[:-1]} {name!r} is not what {MANIFEST} says"
     return None

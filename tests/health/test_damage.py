@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mergekit_darwin.health import Health, check
+from mergekit_darwin.models.manifest import seal
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from tests import tiny
 
@@ -78,6 +79,20 @@ def test_a_father_of_another_architecture_is_no_father(
     health = look(child, stranger, pair[1])
     assert health.verdict == "unhealthy"
     assert "no_parent" in errors(health)
+
+
+def test_a_child_changed_since_it_was_sealed_is_unhealthy(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    child = child_of(pair, tmp_path / "child")
+    seal(child)
+    (child / "health.json").write_text("{}")  # files that come later are no damage
+    assert "manifest" not in errors(look(child, *pair))
+    tensors = load_file(child / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1e-3
+    save_file(tensors, child / "model.safetensors", metadata={"format": "pt"})
+    (found,) = (row for row in look(child, *pair).findings if row.rule == "manifest")
+    assert "'model.norm.weight'" in str(found.found)
 
 
 def test_the_mean_of_a_pair_is_healthy(pair: tuple[Path, Path], tmp_path: Path) -> None:
