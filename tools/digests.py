@@ -14,8 +14,7 @@ float32 or float64 in a fixed order, and merges get a report whose probes are ro
 so `merge/`, `ratios/`, `scan/*/static` and `health/*/weights` should be the same on
 every machine with the same torch and NumPy. Under `probes/` and `evolve/` stand numbers
 that went through a model: the same for the same processor kind, torch, transformers and
-lm-eval only, and rounded to 6 digits. digests-673ca67.json is of an AMD EPYC, the
-merges made anew when their every operation came to be rounded by itself, of
+lm-eval only, and rounded to 6 digits. tools/digests.json is of an AMD EPYC,
 torch 2.13.0+cpu, transformers 5.23.0, lm-eval 0.4.13, NumPy 2.4.6, numba 0.68.1.
 """
 
