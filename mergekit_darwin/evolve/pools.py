@@ -6,6 +6,7 @@ Which worker takes which candidate changes no result.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from mergekit_darwin.evolve.workers import Worker
 LOG = logging.getLogger("mergekit_darwin")
 Job = tuple[Candidate, Evaluation]
 _TRIES = 4  # of one candidate whose worker is lost each time
+_PATIENCE = 20.0  # seconds for a cluster to answer
 
 
 class Pool(Protocol):
@@ -39,6 +41,13 @@ class SerialPool:
 
     def close(self) -> None:
         """Nothing is held outside this process."""
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nobody answers: Ray itself would wait for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 class RayPool:
@@ -69,8 +78,9 @@ class RayPool:
         if address is None:
             given["include_dashboard"] = False
         try:
+            _knock(address)
             self._ray.init(**given)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise DarwinError(
                 f"--ray-address must name a cluster that is up; {address} cannot be"
                 f" reached ({reason(error)}). See docs/cluster.md."
