@@ -127,6 +127,7 @@ def test_held_out_items_are_not_among_the_searched_or_probed(finished):
     assert not search & held
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_as_if_it_never_was(family, finished, tmp_path):
     whole = sum(
