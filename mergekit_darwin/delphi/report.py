@@ -232,7 +232,8 @@ def _moved(items: Sequence[_Item]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     gained: list[str] = []
     lost: list[str] = []
     for item in items:
-        assert item.greedy is not None
+        if item.greedy is None:
+            continue
         gain = item.sign * (item.stopped.correct - item.greedy.correct)
         if gain:
             (gained if gain > 0 else lost).append(_named(item))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from mergekit_darwin import page, palette
+from mergekit_darwin.evolve.compare import Comparison
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
 from mergekit_darwin.evolve.pages import findings
@@ -32,7 +33,7 @@ def write_html(run: Finished) -> None:
         sections["First"] = [page.Words(lines=run.notes)]
     if run.table is not None:
         told = page.Words(lines=tuple(findings(run.table)))
-        sections["What was gained"] = [told, _heldout(run)]
+        sections["What was gained"] = [told, _heldout(run.table)]
     sections["Search"] = [_scores(run), _genome(run), _evaluations(run)]
     ratios = run.model / "darwin_ratios.csv"
     if ratios.exists():
@@ -44,9 +45,7 @@ def write_html(run: Finished) -> None:
     page.write_page(path, "A breeding run of mergekit-darwin", sections)
 
 
-def _heldout(run: Finished) -> page.Figure:
-    table = run.table
-    assert table is not None
+def _heldout(table: Comparison) -> page.Figure:
     rows = [row for row in table.rows if row.score is not None]
     errors = [combined_error(table.tasks, row) or 0.0 for row in rows]
     bars = {

@@ -123,6 +123,10 @@ def _lack(severity: Severity, names: list[str], model: Model, effect: str) -> Fi
 def find_unused(
     models: list[Model], layout: Layout, uneven: set[str]
 ) -> Iterator[Finding]:
+    """Yield what the models' files hold beyond what mergekit writes; uneven are known.
+
+    Each is a note: the merge leaves such tensors out.
+    """
     for model in models:
         names = even(model.headers.keys() - layout.read[model.role], uneven)
         if names:

@@ -107,8 +107,9 @@ def test_a_task_that_cannot_be_scored_is_found_on_its_first_item(family, tmp_pat
 
 
 def test_a_repaired_config_may_go_on_in_the_same_folder(family, tmp_path):
-    refused(family, tmp_path, dtype="bfloat61")
-    refused(family, tmp_path, model_type="hff")  # not: "written with another dtype"
+    assert "bfloat61" in refused(family, tmp_path, dtype="bfloat61")
+    said = refused(family, tmp_path, model_type="hff")
+    assert "hff" in said  # not: "written with another dtype"
 
 
 def test_check_says_what_fits_and_how_long_it_takes(family, tmp_path):

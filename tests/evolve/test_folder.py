@@ -31,7 +31,9 @@ def test_an_empty_or_new_folder_is_claimed_and_known_again(tmp_path):
             folder.mkdir()
         claim(folder)
         (folder / "report.md").write_text("ours")
+        kept = {path.name for path in folder.iterdir()}
         claim(folder)
+        assert {path.name for path in folder.iterdir()} == kept > {"report.md"}
 
 
 def test_a_shared_scratch_is_cleared_of_this_run_alone(tmp_path):

@@ -85,7 +85,9 @@ def test_counters_position_tables_and_causal_masks_are_no_integers_to_refuse(
     state["model.position_ids"] = torch.arange(4)[None]
     state["model.layers.0.attn.bias"] = torch.ones((1, 1, 4, 4), dtype=torch.uint8)
     save_file(state, model / "model.safetensors")
-    refuse_integers(open_checkpoint(str(model)))
+    opened = open_checkpoint(str(model))
+    assert set(opened.headers) == set(state)
+    refuse_integers(opened)  # raises for a weight
 
 
 def test_a_lora_without_a_cache_names_the_option(tmp_path: Path) -> None:
