@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mergekit_darwin import page, palette
 from mergekit_darwin.models.names import site_of, stack_depths
-from mergekit_darwin.ratios.report_screen import layer_ratios
+from mergekit_darwin.ratios.report_screen import layer_gains, layer_ratios
 from mergekit_darwin.ratios.rules import COLUMNS, Prescription, report_scores
-from mergekit_darwin.scan.report import ModelReport, Report
+from mergekit_darwin.scan.report import Report
 
 _COLUMNS: tuple[str, ...] = ("name", "layer", "component", "entropy F", "entropy M")
 _COLUMNS += ("std F", "std M", "norm F", "norm M", "mri_ratio")
@@ -169,26 +168,13 @@ def _probes(report: Report) -> page.Figure:
 
 
 def _gains(report: Report) -> page.Figure:
-    grids = [_gain_grid(report, model) for model in (report.father, report.mother)]
+    names = list(report.settings.probes)
+    grids: list[list[list[float | None]]] = [
+        [list(row) for row in layer_gains(model, names, model.layers)[:-1]]
+        for model in (report.father, report.mother)
+    ]
     most = max(abs(value or 0.0) for grid in grids for row in grid for value in row)
     return _pair(report, grids, {"colorscale": _GAIN, "zmin": -most, "zmax": most})
-
-
-def _gain_grid(report: Report, model: ModelReport) -> list[list[float | None]]:
-    grid: list[list[float | None]] = []
-    for layer in range(model.layers):
-        line: list[float | None] = []
-        for name in report.settings.probes:
-            gains = model.gain.get(name, {})
-            inside = [
-                gain
-                for tensor, gain in gains.items()
-                if (site := site_of(tensor)).layer == layer
-                and site.stack == model.stack
-            ]
-            line.append(math.fsum(inside))
-        grid.append(line)
-    return grid
 
 
 def _layers(report: Report) -> page.Figure:

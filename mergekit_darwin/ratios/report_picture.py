@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from mergekit_darwin import plots
-from mergekit_darwin.models.names import site_of
-from mergekit_darwin.ratios.report_screen import layer_ratios
-from mergekit_darwin.scan.report import ModelReport, Report
+from mergekit_darwin.ratios.report_screen import layer_gains, layer_ratios
+from mergekit_darwin.scan.report import Report
 
 Grid = npt.NDArray[np.float64]
 
@@ -72,7 +69,10 @@ def draw_gains(report: Report, file: Path) -> None:
     """
     names = list(report.settings.probes)
     depth = max(report.father.layers, report.mother.layers)
-    grids = [_gain_grid(m, names, depth) for m in (report.father, report.mother)]
+    grids = [
+        np.array(layer_gains(model, names, depth))
+        for model in (report.father, report.mother)
+    ]
     most = max(float(np.abs(grid).max()) for grid in grids) or 1.0
     figure = _figure(depth + 1, 1.9 + 0.62 * len(names), panels=2)
     panels = figure.subplots(1, 2)
@@ -90,19 +90,6 @@ def draw_gains(report: Report, file: Path) -> None:
         label="first-order gain over the base, nats a token",
     )
     plots.save(figure, file)
-
-
-def _gain_grid(model: ModelReport, names: list[str], depth: int) -> Grid:
-    cells: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for column, name in enumerate(names):
-        for tensor, gain in model.gain.get(name, {}).items():
-            site = site_of(tensor)
-            inside = site.layer is not None and site.stack == model.stack
-            cells[site.layer if inside else depth, column].append(gain)  # type: ignore[index]
-    grid = np.zeros((depth + 1, len(names)))
-    for place, gains in cells.items():
-        grid[place] = math.fsum(gains)
-    return grid
 
 
 def _figure(depth: int, panel: float, panels: int = 3) -> Figure:

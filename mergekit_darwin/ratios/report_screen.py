@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 
 from mergekit_darwin.models.names import site_of
 from mergekit_darwin.ratios.rules import report_scores, spread_of
@@ -22,6 +24,24 @@ def layer_ratios(report: Report) -> list[float]:
             if site.layer < depth:
                 values[site.layer].append(row.mri_ratio)
     return [math.fsum(row) / len(row) if row else 0.5 for row in values]
+
+
+def layer_gains(
+    model: ModelReport, probes: Sequence[str], depth: int
+) -> list[list[float]]:
+    """Return first-order gains, [depth + 1][probes], nats a token.
+
+    The last row holds the tensors outside the probed layers.
+    """
+    cells: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for name in probes:
+        for tensor, gain in model.gain.get(name, {}).items():
+            site = site_of(tensor)
+            inside = site.layer is not None and site.stack == model.stack
+            cells[site.layer if inside else depth, name].append(gain)  # type: ignore[index]
+    return [
+        [math.fsum(cells[row, name]) for name in probes] for row in range(depth + 1)
+    ]
 
 
 def screen(report: Report) -> str:
