@@ -8,19 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from mergekit_darwin import palette
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import whole
-from mergekit_darwin.palette import CHILD as CHILD
-from mergekit_darwin.palette import ERROR as ERROR
-from mergekit_darwin.palette import FATHER as FATHER
-from mergekit_darwin.palette import MOTHER as MOTHER
-from mergekit_darwin.palette import NOTE as NOTE
-from mergekit_darwin.palette import OTHER as OTHER
-from mergekit_darwin.palette import PARENTS as _PARENTS
-from mergekit_darwin.palette import SOUND as SOUND
-from mergekit_darwin.palette import WARNING as WARNING
 
-PARENTS: Colormap = LinearSegmentedColormap.from_list("parents", _PARENTS)
+PARENTS: Colormap = LinearSegmentedColormap.from_list("parents", palette.PARENTS)
 _DPI = 130
 
 

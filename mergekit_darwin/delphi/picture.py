@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin import plots
+from mergekit_darwin import palette, plots
 from mergekit_darwin.delphi.report import GREEDY, STOPPED, Report, TaskReport
 
 _MOST_ROWS = 6
@@ -29,21 +29,33 @@ def _accuracy(axes: Any, task: TaskReport, name: str) -> None:
     means = [found.mean for found in task.curve.accuracy]
     errors = [found.stderr for found in task.curve.accuracy]
     axes.errorbar(
-        counts, means, errors, color=plots.CHILD, marker="o", ms=3.5, lw=1.2, capsize=2
+        counts,
+        means,
+        errors,
+        color=palette.CHILD,
+        marker="o",
+        ms=3.5,
+        lw=1.2,
+        capsize=2,
     )
-    axes.plot([], [], color=plots.CHILD, marker="o", ms=3.5, label="vote")
+    axes.plot([], [], color=palette.CHILD, marker="o", ms=3.5, label="vote")
     if GREEDY in task.scores:
         greedy = task.scores[GREEDY].mean
-        axes.axhline(greedy, color=plots.OTHER, ls="--", lw=1.2, label="greedy")
+        axes.axhline(greedy, color=palette.OTHER, ls="--", lw=1.2, label="greedy")
     stopped = task.scores[STOPPED].mean
     axes.plot(
-        [task.cost.mean], [stopped], "D", color=plots.MOTHER, ms=6, label="stopped vote"
+        [task.cost.mean],
+        [stopped],
+        "D",
+        color=palette.MOTHER,
+        ms=6,
+        label="stopped vote",
     )
     if task.curve.agreement:
         axes.plot(
             counts,
             task.curve.agreement,
-            color=plots.FATHER,
+            color=palette.FATHER,
             lw=1.2,
             label="agreement with the full vote",
         )
@@ -54,10 +66,10 @@ def _accuracy(axes: Any, task: TaskReport, name: str) -> None:
 
 def _stops(axes: Any, task: TaskReport) -> None:
     stops = task.cost.stopped_at
-    axes.bar(list(stops), list(stops.values()), color=plots.FATHER, width=1.6)
+    axes.bar(list(stops), list(stops.values()), color=palette.FATHER, width=1.6)
     for look, count in stops.items():
         axes.annotate(str(count), (look, count), ha="center", va="bottom", fontsize=8)
-    axes.axvline(task.cost.mean, color=plots.MOTHER, lw=1.2, ls="--")
+    axes.axvline(task.cost.mean, color=palette.MOTHER, lw=1.2, ls="--")
     axes.set(
         title=f"{task.cost.saved:.0%} of samples saved",
         xlabel="stopped after so many samples",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin import plots
+from mergekit_darwin import palette, plots
 from mergekit_darwin.evolve.family import Member, quoted, score_words
 
 
@@ -17,11 +17,12 @@ def draw_family(member: Member, path: Path) -> None:
     rows = sum(not one.parents for one, *_ in places)
     figure = plots.figure(3.4 * columns, 0.5 + 1.0 * rows)
     axes = figure.subplots()
-    colours = {"child": plots.CHILD, "father": plots.FATHER, "mother": plots.MOTHER}
     for one, role, column, row, child in places:
         if child >= 0:
             _, _, left, height, _ = places[child]
-            axes.plot([left, column], [height, row], color=plots.OTHER, lw=1, zorder=0)
+            axes.plot(
+                [left, column], [height, row], color=palette.OTHER, lw=1, zorder=0
+            )
         axes.text(
             column,
             row,
@@ -29,7 +30,11 @@ def draw_family(member: Member, path: Path) -> None:
             ha="center",
             va="center",
             fontsize=8,
-            bbox={"fc": "white", "ec": colours[role], "boxstyle": "round,pad=0.4"},
+            bbox={
+                "fc": "white",
+                "ec": palette.ROLES[role],
+                "boxstyle": "round,pad=0.4",
+            },
         )
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axes.axis("off")

@@ -16,11 +16,6 @@ from mergekit_darwin.ratios.page import maps
 from mergekit_darwin.ratios.table import read_rows
 
 LOG = logging.getLogger("mergekit_darwin")
-_COLOURS = {
-    "father": palette.FATHER,
-    "mother": palette.MOTHER,
-    "child": palette.CHILD,
-}
 
 
 def write_html(run: Finished) -> None:
@@ -55,7 +50,7 @@ def _heldout(table: Comparison) -> page.Figure:
         "x": [row.score for row in rows],
         "error_x": {"type": "data", "array": errors, "color": "#444"},
         "customdata": errors,
-        "marker": {"color": [_COLOURS.get(row.name, "#bdbdbd") for row in rows]},
+        "marker": {"color": [palette.ROLES.get(row.name, "#bdbdbd") for row in rows]},
         "hovertemplate": "%{y}: %{x:.4f} ± %{customdata:.4f}<extra></extra>",
     }
     layout = {
@@ -92,7 +87,10 @@ def _scores(run: Finished) -> page.Figure:
             "x": [numbers[0], numbers[-1]],
             "y": [line.score, line.score],
             "name": line.name,
-            "line": {"dash": "dash", "color": _COLOURS.get(line.name, palette.OTHER)},
+            "line": {
+                "dash": "dash",
+                "color": palette.ROLES.get(line.name, palette.OTHER),
+            },
         }
         for line in run.diagnosis.family
         if numbers

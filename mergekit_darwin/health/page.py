@@ -10,7 +10,6 @@ from mergekit_darwin import page, palette
 from mergekit_darwin.health.report import Health
 from mergekit_darwin.health.thresholds import RULES
 
-_COLOURS = {"father": palette.FATHER, "mother": palette.MOTHER, "child": palette.CHILD}
 _NAMES = {"father": "Father", "mother": "Mother", "child": "child"}
 _RANKS = {"note": 1, "warning": 2, "error": 3}
 _SCALE = [
@@ -77,7 +76,7 @@ def _importance(health: Health) -> page.Figure:
                         "name": _NAMES[role],
                         "legendgroup": role,
                         "showlegend": place == 1,
-                        "line": {"color": _COLOURS[role]},
+                        "line": {"color": palette.ROLES[role]},
                         "xaxis": f"x{axis}",
                         "yaxis": f"y{axis}",
                         "hovertemplate": f"{role}, layer %{{x}}: %{{y:.5f}}"

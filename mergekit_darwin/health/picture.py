@@ -11,22 +11,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from mergekit_darwin import plots
+from mergekit_darwin import palette, plots
 from mergekit_darwin.health.report import Finding, Health
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.names import site_of
 
-_COLOURS = {"father": plots.FATHER, "mother": plots.MOTHER, "child": plots.CHILD}
 _NAMES = {"father": "Father", "mother": "Mother", "child": "child"}
 _MARKS = {"interference": "^", "function_loss": "v"}
-_SEVERITY = {"note": plots.NOTE, "warning": plots.WARNING, "error": plots.ERROR}
+_SEVERITY = {"note": palette.NOTE, "warning": palette.WARNING, "error": palette.ERROR}
 _VERDICT = {
-    "healthy": plots.SOUND,
+    "healthy": palette.SOUND,
     "warning": "#b87800",  # darker, to be read as text
-    "unhealthy": plots.ERROR,
+    "unhealthy": palette.ERROR,
 }
 _RANK = {"note": 1, "warning": 2, "error": 3}
-_STRIP = ListedColormap(["#eef3f0", "#cfcfcf", plots.WARNING, plots.ERROR])
+_STRIP = ListedColormap(["#eef3f0", "#cfcfcf", palette.WARNING, palette.ERROR])
 _PARTS = ("attn", "ffn", "other")
 _OUTSIDE = 6  # findings without a layer that are written below the picture
 
@@ -91,7 +90,7 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
             axes.plot(
                 range(len(row)),
                 row,
-                color=_COLOURS[role],
+                color=palette.ROLES[role],
                 linewidth=2.0 if role == "child" else 1.3,
                 marker=dots,
                 markersize=3,
@@ -135,7 +134,7 @@ def _worst(found: Sequence[Finding]) -> Severity | None:
 
 def _handles() -> list[Any]:
     handles: list[Any] = [
-        Line2D([], [], color=_COLOURS[role], linewidth=2, label=_NAMES[role])
+        Line2D([], [], color=palette.ROLES[role], linewidth=2, label=_NAMES[role])
         for role in ("father", "mother", "child")
     ]
     for rule, mark in _MARKS.items():
