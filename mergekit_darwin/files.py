@@ -102,6 +102,49 @@ def read_document(
         raise DarwinError(f"{unfit}; {reason(error)}.{advice}") from None
 
 
+def read_lines(
+    path: Path, schema: type[Document], kind: str, advice: str
+) -> list[Document]:
+    """Return the documents of a file of one a line; a torn last line is left out.
+
+    No file, no documents. Raises DarwinError, naming the line, for any other that is
+    no such document: kind says what, advice what to do.
+    """
+    if not path.exists():
+        return []
+    found = []
+    rows = path.read_bytes().split(b"\n")
+    for number, row in enumerate(rows[:-1], start=1):
+        try:
+            found.append(schema.model_validate_json(row))
+        except ValidationError as error:
+            words = reason(error).removeprefix("the file: ")
+            raise DarwinError(
+                f"{path}, line {number}, is no {kind} ({words}). {advice}"
+            ) from None
+    return found
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to a file and return once it is on the disk."""
+    with path.open("ab") as stream:
+        stream.write(text.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop what a killed process left in a file behind the last newline."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    kept = content.rfind(b"\n") + 1
+    if kept < len(content):
+        with path.open("r+b") as stream:
+            stream.truncate(kept)
+            os.fsync(stream.fileno())
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a place to write a file at; what was written there then becomes path.

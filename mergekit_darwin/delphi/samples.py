@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mergekit_darwin.delphi.vote import Plan, replay
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.files import append, cut_torn_line, read_lines
 
 SAMPLES_NAME = "samples.jsonl"
 Key = tuple[str, int]  # task and item
@@ -61,8 +60,8 @@ class Samples:
     def __init__(self, path: Path | None = None):
         self.path = path
         self.held = read_samples(path) if path is not None else {}
-        if path is not None and path.exists():
-            os.truncate(path, _whole_bytes(path))
+        if path is not None:
+            cut_torn_line(path)
 
     def of(self, key: Key) -> Sequence[Sample]:
         """Return the samples of an item so far."""
@@ -71,13 +70,9 @@ class Samples:
     def keep(self, samples: Sequence[Sample]) -> None:
         """Add samples; with a file, return once they are on the disk."""
         add(self.held, samples)
-        if self.path is None:
-            return
-        lines = "".join(sample.model_dump_json() + "\n" for sample in samples)
-        with self.path.open("ab") as stream:
-            stream.write(lines.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        if self.path is not None:
+            lines = (sample.model_dump_json() + "\n" for sample in samples)
+            append(self.path, "".join(lines))
 
 
 def add(held: dict[Key, list[Sample]], samples: Iterable[Sample]) -> None:
@@ -92,22 +87,6 @@ def read_samples(path: Path) -> dict[Key, list[Sample]]:
     Raises DarwinError for a line that is no sample.
     """
     held: dict[Key, list[Sample]] = {}
-    if not path.exists():
-        return held
-    rows = path.read_bytes()[: _whole_bytes(path)].split(b"\n")[:-1]
-    for number, row in enumerate(rows, start=1):
-        try:
-            add(held, [Sample.model_validate_json(row)])
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise DarwinError(
-                f"{path}, line {number}, is no sample ({place}: {first['msg']})."
-                " Restore the file, or choose another --out."
-            ) from None
+    advice = "Restore the file, or choose another --out."
+    add(held, read_lines(path, Sample, "sample", advice))
     return held
-
-
-def _whole_bytes(path: Path) -> int:
-    """Return how many bytes a killed process left up to its last whole line."""
-    return path.read_bytes().rfind(b"\n") + 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.files import append, cut_torn_line, read_lines
 from mergekit_darwin.ratios.genome import Genome, extended_genes, make_genome
 
 Phase = Literal["parent", "proxy", "real", "baseline", "final", "stop"]
@@ -107,15 +107,11 @@ class EvaluationLog:
     def __init__(self, path: Path):
         self.path = path
         self.lines = read_log(path)
-        _cut_torn_line(path)
+        cut_torn_line(path)
 
     def append(self, line: Evaluation) -> None:
         """Add a line and return once it is on the disk."""
-        text = line.model_dump_json() + "\n"
-        with self.path.open("ab") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        append(self.path, line.model_dump_json() + "\n")
         self.lines[line.index] = line.model_copy(update={"samples": {}})
 
     def earlier(self, line: Evaluation, twin: str | None) -> Evaluation | None:
@@ -137,36 +133,13 @@ def read_log(path: Path) -> dict[int, Evaluation]:
 
     Raises DarwinError for any other line that is not an evaluation.
     """
-    if not path.exists():
-        return {}
     lines: dict[int, Evaluation] = {}
-    rows = path.read_bytes().split(b"\n")
-    for number, row in enumerate(rows[:-1], start=1):
-        try:
-            line = Evaluation.model_validate_json(row)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise DarwinError(
-                f"{path}, line {number}, is no evaluation ({place}: {first['msg']})."
-                " Restore the file, or start with another --storage-path."
-            ) from None
+    advice = "Restore the file, or start with another --storage-path."
+    for line in read_lines(path, Evaluation, "evaluation", advice):
         if line.index in lines:
             raise DarwinError(f"{path} has two lines of index {line.index}.")
         lines[line.index] = line
     return lines
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Drop what a killed process left behind the last newline."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as stream:
-            stream.truncate(whole)
-            os.fsync(stream.fileno())
 
 
 def check_fits(found: Evaluation, expected: Evaluation) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.files import locked, sync
+from mergekit_darwin.files import locked, sync, write_whole
 from mergekit_darwin.scan.static import TensorRow
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Partial:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             text = "".join(_line(row) for row in known.values())
-            _replace(file, text)
+            write_whole(file, text)
             with file.open("a", encoding="utf-8") as stream:
 
                 def record(row: TensorRow) -> None:
@@ -77,7 +77,7 @@ class Partial:
         found = measure()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(file, form.dump_json(found).decode())
+            write_whole(file, form.dump_json(found).decode())
         return found
 
     def publish(self, files: Sequence[str]) -> None:
@@ -111,13 +111,6 @@ def writing(folder: Path) -> Iterator[None]:
                 f" ({error.strerror})."
             ) from None
         raise
-
-
-def _replace(file: Path, text: str) -> None:
-    aside = file.with_suffix(".part")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    os.replace(aside, file)
 
 
 def _line(row: TensorRow) -> str:
