@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin import page, palette
-from mergekit_darwin.health.report import Health
-from mergekit_darwin.health.thresholds import RULES
+from mergekit_darwin.health.report import NAMES, Health
+from mergekit_darwin.health.thresholds import RANKS, RULES
 
-_NAMES = {"father": "Father", "mother": "Mother", "child": "child"}
-_RANKS = {"note": 1, "warning": 2, "error": 3}
 _SCALE = [
     [0, "#eef3f0"],
     [0.33, "#cfcfcf"],
@@ -73,7 +71,7 @@ def _importance(health: Health) -> page.Figure:
                         "type": "scatter",
                         "mode": "lines+markers",
                         "y": list(rows[role][probe]),
-                        "name": _NAMES[role],
+                        "name": NAMES[role],
                         "legendgroup": role,
                         "showlegend": place == 1,
                         "line": {"color": palette.ROLES[role]},
@@ -98,8 +96,8 @@ def _by_layer(health: Health) -> list[page.Part]:
     hover = [["nothing found"] * depth for _ in rules]
     for item in placed:
         row, layer = rules.index(item.rule), item.layer or 0
-        if _RANKS[item.severity] > (grid[row][layer] or 0.0):
-            grid[row][layer] = float(_RANKS[item.severity])
+        if RANKS[item.severity] > (grid[row][layer] or 0.0):
+            grid[row][layer] = float(RANKS[item.severity])
             where = item.tensor or item.probe or "model"
             hover[row][layer] = f"layer {layer}, {where}: {item.rule} {item.found}"
     trace = page.heatmap(

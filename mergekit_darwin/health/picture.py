@@ -12,11 +12,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from mergekit_darwin import palette, plots
-from mergekit_darwin.health.report import Finding, Health
-from mergekit_darwin.health.thresholds import Severity
+from mergekit_darwin.health.report import NAMES, Finding, Health
+from mergekit_darwin.health.thresholds import RANKS, Severity
 from mergekit_darwin.models.names import site_of
 
-_NAMES = {"father": "Father", "mother": "Mother", "child": "child"}
 _MARKS = {"interference": "^", "function_loss": "v"}
 _SEVERITY = {"note": palette.NOTE, "warning": palette.WARNING, "error": palette.ERROR}
 _VERDICT = {
@@ -24,7 +23,6 @@ _VERDICT = {
     "warning": "#b87800",  # darker, to be read as text
     "unhealthy": palette.ERROR,
 }
-_RANK = {"note": 1, "warning": 2, "error": 3}
 _STRIP = ListedColormap(["#eef3f0", "#cfcfcf", palette.WARNING, palette.ERROR])
 _PARTS = ("attn", "ffn", "other")
 _OUTSIDE = 6  # findings without a layer that are written below the picture
@@ -110,7 +108,7 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
             )
     loss = health.measured.loss
     words = ", ".join(
-        f"{_NAMES[role]} {loss[role][probe]:.2f}"
+        f"{NAMES[role]} {loss[role][probe]:.2f}"
         for role in ("father", "mother", "child")
         if probe in loss.get(role, {})
     )
@@ -128,13 +126,13 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
 
 
 def _worst(found: Sequence[Finding]) -> Severity | None:
-    ranked = sorted((item.severity for item in found), key=lambda key: _RANK[key])
+    ranked = sorted((item.severity for item in found), key=lambda key: RANKS[key])
     return ranked[-1] if ranked else None
 
 
 def _handles() -> list[Any]:
     handles: list[Any] = [
-        Line2D([], [], color=palette.ROLES[role], linewidth=2, label=_NAMES[role])
+        Line2D([], [], color=palette.ROLES[role], linewidth=2, label=NAMES[role])
         for role in ("father", "mother", "child")
     ]
     for rule, mark in _MARKS.items():
@@ -155,7 +153,7 @@ def _draw_weights(axes: Any, health: Health, depth: int) -> None:
                 outside.append(item)
             continue
         row = worst[_part(item.tensor)]
-        row[item.layer] = max(row[item.layer], _RANK[item.severity])
+        row[item.layer] = max(row[item.layer], RANKS[item.severity])
     axes.imshow(worst, aspect="auto", cmap=_STRIP, vmin=0, vmax=3)
     axes.set_yticks(range(len(_PARTS)), _PARTS, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -175,7 +173,7 @@ def _part(tensor: str) -> int:
 def _outside_words(found: list[Finding]) -> str:
     if not found:
         return "layer"
-    order = sorted(found, key=lambda item: -_RANK[item.severity])
+    order = sorted(found, key=lambda item: -RANKS[item.severity])
     lines = [
         f"{item.severity}: {item.rule}, {item.tensor or 'model'}: {_clip(item.found)}"
         for item in order[:_OUTSIDE]

@@ -13,6 +13,7 @@ from mergekit_darwin.health.thresholds import RULES, Severity
 
 Verdict = Literal["healthy", "warning", "unhealthy"]
 Value = FiniteFloat | str | None
+NAMES = {"father": "Father", "mother": "Mother", "child": "child"}  # as in a sentence
 
 
 class _Strict(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mergekit_darwin.errors import DarwinError, nearest
 
 Severity = Literal["note", "warning", "error"]
+RANKS: dict[Severity, int] = {"note": 1, "warning": 2, "error": 3}
 
 
 def _line(default: float, meaning: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from mergekit_darwin.errors import reason
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.checkpoint import Checkpoint
@@ -24,13 +25,8 @@ def load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any | Non
             checkpoint.path, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        LOG.warning("%s: no tokenizer (%s)", checkpoint.reference, _first(error))
+        LOG.warning("%s: no tokenizer (%s)", checkpoint.reference, reason(error))
         return None
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def tokenizer_findings(

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +18,7 @@ from mergekit_darwin.health import Health, check, read_health
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from tests import health_cases as cases
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FAMILY = Path(__file__).parents[2] / "examples" / "tiny_family"
 PARENTS = {role: str(FAMILY / role) for role in ("father", "mother", "base")}
 PROBES = [
@@ -28,14 +28,6 @@ PROBES = [
         1.0,
     )
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():  # type: ignore[no-untyped-def]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from mergekit_darwin.scan.whole import open_whole
 from tests import tiny
 from tests.matrix import models as matrix
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROBES = [
     Probe("SUMS", (ProbeItem("12 + 30 =", " 42"), ProbeItem("7*8=", "56")), 0.5),
     Probe(
@@ -36,14 +37,6 @@ MODELS: dict[str, Callable[..., Path]] = {
     ),
     "hybrid": tiny.tiny_hybrid,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

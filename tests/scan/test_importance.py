@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from mergekit_darwin.scan.importance import (
 from mergekit_darwin.scan.probes import Probe, ProbeItem, encode
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROBES = [
     Probe("SUMS", (ProbeItem("12 + 30 =", " 42"), ProbeItem("7*8=", "56")), 0.5),
     Probe("KOREAN", (ProbeItem("수도는", " 서울"), ProbeItem("A", "b c d e f")), 0.5),
@@ -35,15 +36,6 @@ MODELS: dict[str, Callable[..., Path]] = {
     "hybrid": tiny.tiny_hybrid,
     "mamba2": tiny.tiny_mamba2,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models only lose by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

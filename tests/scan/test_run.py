@@ -35,19 +35,12 @@ from mergekit_darwin.scan.run import scan
 from mergekit_darwin.scan.static import pair_statistics
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROBES = [
     Probe("SUMS", (ProbeItem("1+1=", "2"), ProbeItem("7*8=", "56")), 0.75),
     Probe("WORDS", (ProbeItem("수도는", " 서울"),), 0.25),
 ]
 OPTIONS = ProbeOptions(batch_size=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
