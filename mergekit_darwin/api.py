@@ -94,9 +94,9 @@ def ratio_table(config: PathLike, **merging: Any) -> list[Prescription]:
     columns are a pandas frame: `pandas.DataFrame(row.columns() for row in rows)`.
     Raises DarwinError.
     """
-    from mergekit_darwin.merge.preview import plan_run, ratio_rows, read_config
+    from mergekit_darwin.merge.preview import table_of
 
-    return ratio_rows(plan_run(read_config(config), _merging(merging)))
+    return table_of(config, _merging(merging))
 
 
 def merge_yaml(config: PathLike, out: PathLike, **merging: Any) -> Path:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.talk import silent
 
 FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default
 
@@ -20,14 +20,8 @@ FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the harness's progress bars and chatter away from the terminal."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    with silent("lm_eval"), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def load_tasks(

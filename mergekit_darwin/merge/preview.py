@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mergekit.architecture import WeightInfo
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import GatherTensors
 from mergekit.merge_methods.base import TensorEntry, TensorGroup, TensorMetadata
 from mergekit.merge_methods.dtype import align_dtype
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
@@ -40,6 +38,7 @@ from mergekit_darwin.merge.run import MergeRun
 from mergekit_darwin.merge.settings import MergeSettings, settle
 from mergekit_darwin.models.checkpoint import (
     Checkpoint,
+    inputs_of,
     open_checkpoint,
     planned_tasks,
     stored_name,
@@ -67,7 +66,7 @@ class Planned:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """The tensor's shape by the headers, None where a layout is converted."""
-        for model, weight in _weights(self.task).items():
+        for model, weight in inputs_of(self.task).weight_info.items():
             found = _checkpoint(model)
             header = found.headers.get(stored_name(weight, found) or "")
             if header is not None:
@@ -79,17 +78,9 @@ class Planned:
         """The models of its slice that have the tensor, by headers alone."""
         return [
             model
-            for model, weight in _weights(self.task).items()
+            for model, weight in inputs_of(self.task).weight_info.items()
             if stored_name(weight, _checkpoint(model)) is not None
         ]
-
-
-def _weights(task: ExecuteMergeMethodTask) -> dict[ModelReference, WeightInfo]:
-    """Return what each model is asked for; an aligned vocabulary is looked through."""
-    gather = task.gather_tensors
-    if not isinstance(gather, GatherTensors):
-        gather = gather.gather_tensors
-    return dict(gather.weight_info.items())
 
 
 @lru_cache(maxsize=8)

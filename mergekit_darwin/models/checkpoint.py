@@ -289,14 +289,18 @@ def planned_tasks(
     return [task.tensor_task for task in tasks if isinstance(task, SaveTensor)]
 
 
-def loads_of(task: ExecuteMergeMethodTask) -> dict[ModelReference, LoadTensor]:
-    """Return the load of each input of a planned tensor, by model.
+def inputs_of(task: ExecuteMergeMethodTask) -> GatherTensors:
+    """Return what gathers a planned tensor's inputs.
 
     Vocabulary permutation, where a tokenizer is configured, is looked through.
     """
     gather = task.gather_tensors
-    if not isinstance(gather, GatherTensors):
-        gather = gather.gather_tensors
+    return gather if isinstance(gather, GatherTensors) else gather.gather_tensors
+
+
+def loads_of(task: ExecuteMergeMethodTask) -> dict[ModelReference, LoadTensor]:
+    """Return the load of each input of a planned tensor, by model."""
+    gather = inputs_of(task)
     loads = gather.arguments()
     return {
         model: loads[f"{model}:{weight.name}"]
