@@ -69,18 +69,17 @@ def scan_parents(
     stopped goes on; a finished one of the same parents and settings is returned as it
     is. Raises DarwinError, leaving no report behind.
     """
-    from mergekit_darwin.models.device import check_device
     from mergekit_darwin.ratios.report_picture import draw
     from mergekit_darwin.scan.run import scan
 
-    check_device(running.get("device", "cpu"))
+    options = _running(running)
     return scan(
         father,
         mother,
         base,
         out=Path(out),
         probes=_probes(probes),
-        options=_running(running),
+        options=options,
         progress=progress,
         draw=draw,
     )
@@ -138,10 +137,9 @@ def check_health(
     """
     from mergekit_darwin.health.run import check
     from mergekit_darwin.health.thresholds import moved
-    from mergekit_darwin.models.device import check_device
     from mergekit_darwin.scan.report import read_report as read
 
-    check_device(running.get("device", "cpu"))
+    options = _running(running)
     return check(
         child,
         father=father,
@@ -149,7 +147,7 @@ def check_health(
         base=base,
         report=None if mds is None else read(mds),
         out=None if out is None else Path(out),
-        options=_running(running),
+        options=options,
         thresholds=moved(thresholds or {}),
         verify=verify,
         probes=_probes(probes),
@@ -181,11 +179,13 @@ def refit_child(
     most so many of a probe. options are those of refit.options.RefitOptions (ridge,
     keep_weight, targets, ...) and of Running. Raises DarwinError, leaving nothing.
     """
+    from mergekit_darwin.models.device import check_device
     from mergekit_darwin.refit.options import refit_options
     from mergekit_darwin.refit.run import refit
     from mergekit_darwin.refit.texts import TextChoice
     from mergekit_darwin.talk import bar
 
+    check_device(options.get("device", "cpu"))
     models = {"child": child, "father": father, "mother": mother}
     choice = TextChoice(
         tuple(_probes(probes)),
@@ -285,9 +285,11 @@ def _probes(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
 
 
 def _running(given: Running) -> Any:
+    from mergekit_darwin.models.device import check_device
     from mergekit_darwin.models.opened import ProbeOptions
 
     _refuse_unknown(given, Running.__annotations__)
+    check_device(given.get("device", "cpu"))
     return ProbeOptions(**given)
 
 

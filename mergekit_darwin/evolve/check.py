@@ -23,6 +23,7 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.device import check_device
 from mergekit_darwin.models.opened import read_config as model_config
 from mergekit_darwin.ratios.genome import make_genome
 from mergekit_darwin.scan.report import check_identity, read_report
@@ -45,22 +46,11 @@ def check_machine(config: EvolveConfig, options: RunOptions) -> None:
 
     Raises DarwinError.
     """
-    try:
-        torch.zeros(1, device=options.device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DarwinError(
-            f"--device must be one that this machine has; {options.device!r} is not"
-            f" ({reason(error)})."
-        ) from error
+    check_device(options.device)
     if not re.fullmatch(r"[1-9]\d*|auto(:\d+)?", options.batch_size):
         raise DarwinError(
             "--batch-size must be a whole number from 1 on, or auto; got"
             f" {options.batch_size!r}."
-        )
-    size = str(options.batch_size)
-    if not size.startswith("auto") and not (size.isdecimal() and int(size) > 0):
-        raise DarwinError(
-            f"--batch-size must be a whole number from 1 on, or auto; got {size!r}."
         )
     for key in ("dtype", "out_dtype"):
         named = getattr(config, key)
@@ -102,11 +92,7 @@ def check_models(config: EvolveConfig, worker: Worker) -> dict[str, Checkpoint]:
     }
     text = genome_yaml(Common(roles, settings, head), make_genome({}))
     for finding in fit_of(parse(text), worker.merging):
-        if finding.severity == "stops":
-            raise DarwinError(
-                f"The models must fit; {finding.rule}: {finding.found}"
-                f"{'; ' if finding.effect else ''}{finding.effect}."
-            )
+        finding.heed()
     if config.mds is not None:
         father, mother = models["father"].digest, models["mother"].digest
         check_identity(read_report(config.mds), father, mother, f"mds {config.mds}")

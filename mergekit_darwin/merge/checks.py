@@ -66,11 +66,7 @@ def _refuse_own_output(config: Any, out_path: str | None) -> None:
 def _heed(findings: list[Finding]) -> None:
     """Log what will happen to the models; raise DarwinError for what stops them."""
     for finding in findings:
-        if finding.severity == "stops":
-            raise DarwinError(
-                f"The models must fit; {finding.rule}: {finding.found}"
-                f"{'; ' if finding.effect else ''}{finding.effect}."
-            )
+        finding.heed()
         if finding.severity == "note":
             LOG.warning("%s: %s: %s", finding.rule, finding.found, finding.effect)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.checkpoint import TensorHeader
 from mergekit_darwin.models.names import site_of
 
@@ -76,6 +77,12 @@ class Finding:
         """Return the finding as one line of text."""
         end = f" -> {self.effect}" if self.effect else ""
         return f"{self.severity:5} {self.rule}: {self.found}{end}"
+
+    def heed(self) -> None:
+        """Raise DarwinError if this stops the merge."""
+        if self.severity == "stops":
+            end = f"; {self.effect}" if self.effect else ""
+            raise DarwinError(f"The models must fit; {self.rule}: {self.found}{end}.")
 
 
 def even(names: Iterable[str], uneven: set[str]) -> list[str]:
