@@ -262,3 +262,42 @@ def test_options_of_the_command_are_those_of_python():
     defaults = {p.name: p.default for p in main.params if p.name in ("samples", "risk")}
     assert defaults == {"samples": 16, "risk": 0.01}
     assert delphi_run.Options() == make_options()
+
+
+def test_samples_of_a_torch_model_are_the_same_after_a_kill(tmp_path):
+    """They come from torch's global stream, which is seeded by call and left alone."""
+    import torch
+
+    from mergekit_darwin.harness import open_model
+    from tests import tiny
+
+    model = str(tiny.tiny_llama(tmp_path / "model", 1))
+    docs = [{"question": f"{i}=", "answer": "1"} for i in range(5)]
+    folder = write_task(tmp_path / "tasks", docs)
+    given = options(folder, samples=4, stage=2, shadow=True)
+    args = {"pretrained": model, "dtype": "float32"}
+    opened = open_model("hf", args, batch_size="4", device="cpu")
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    consensus(opened, ["sums"], tmp_path / "whole", given)
+    assert torch.rand(1) == expected
+    answer, calls = opened.generate_until, []
+
+    def generate_until(requests, disable_tqdm=False):
+        calls.append(len(requests))
+        if len(calls) == 3:
+            raise Killed
+        return answer(requests, disable_tqdm)
+
+    opened.generate_until = generate_until
+    for stop in (True, False):
+        try:
+            consensus(opened, ["sums"], tmp_path / "out", given)
+        except Killed:
+            assert stop
+    assert calls == [5, 10, 10, 10]  # greedy, two stages, the killed one again
+    left, right = tmp_path / "out" / "samples.jsonl", tmp_path / "whole"
+    assert left.read_bytes() == (right / "samples.jsonl").read_bytes()
+    texts = {s.text for held in read_samples(left).values() for s in held}
+    assert len(texts) > 5
