@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.family import (
     KEY,
     Score,
@@ -21,11 +23,13 @@ from mergekit_darwin.evolve.family_picture import draw_family
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
 from mergekit_darwin.evolve.folder import made_with
-from mergekit_darwin.evolve.pages import results
+from mergekit_darwin.evolve.pages import refit_parts, results
+from mergekit_darwin.evolve.refits import Refitted
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.models.manifest import MANIFEST
 from mergekit_darwin.ratios.rules import Prescription
 from mergekit_darwin.ratios.table import read_rows
+from mergekit_darwin.refit.write import BEFORE, RECIPE
 
 PICTURE = "family.png"
 
@@ -48,8 +52,7 @@ def write_card(run: Finished) -> Path:
     parts = [
         "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---",
         f"# {quoted(run.folder.name)}",
-        "A child of two models, bred with mergekit-darwin: merged by `darwin_v6`,"
-        " its genome found by CMA-ES.",
+        _made(run),
         "## Family\n\n" + "\n".join(lines(tree)),
         f"![The family]({PICTURE})",
     ]
@@ -61,10 +64,25 @@ def write_card(run: Finished) -> Path:
     parts += ["## Genome", *_genome_parts(run)]
     if run.health is not None:
         parts.append(f"Health check: {run.health.verdict}.")
-    parts.append("## Reproduce\n\n" + _reproduce())
+    if run.chosen is not None:
+        parts += ["## Refit", *refit_parts(run)]
+    parts.append("## Reproduce\n\n" + _reproduce(run))
     path = run.model / "README.md"
     write_whole(path, "\n\n".join(parts) + "\n")
     return path
+
+
+def _made(run: Finished) -> str:
+    if run.chosen is not None and run.chosen.name == "refitted mean":
+        return (
+            "A child of two models, made with mergekit-darwin: their mean, its maps"
+            " refitted to what both parents' layers do."
+        )
+    said = (
+        "A child of two models, bred with mergekit-darwin: merged by `darwin_v6`, its"
+        " genome found by CMA-ES"
+    )
+    return said + (", its maps then refitted." if run.chosen else ".")
 
 
 def _heldout(run: Finished) -> Score | None:
@@ -86,6 +104,20 @@ def _genome_parts(run: Finished) -> list[str]:
     return parts
 
 
+def refit_commands(config: EvolveConfig, chosen: Refitted) -> str:
+    """Return the two commands that make a refitted model from its parents."""
+    parents = [
+        f" --{role}-probes {','.join(chosen.report.texts[role].probes)}"
+        for role in ("father", "mother")
+    ]
+    return (
+        f"mergekit-yaml {BEFORE}{RECIPE} merged/   # with mergekit-darwin\n"
+        f"mergekit-darwin-refit merged/ --father {shlex.quote(shown(config.father))}"
+        f" --mother {shlex.quote(shown(config.mother))} \\\n"
+        f"  --probes RUN/refit/texts{''.join(parents)} --out out/\n"
+    )
+
+
 def _block_table(rows: Sequence[Prescription]) -> list[str]:
     lines = ["| block | mean ratio | father's | blended | mother's |"]
     lines.append("| ---: | ---: | ---: | ---: | ---: |")
@@ -98,12 +130,13 @@ def _block_table(rows: Sequence[Prescription]) -> list[str]:
     return lines
 
 
-def _reproduce() -> str:
+def _reproduce(run: Finished) -> str:
+    commands = "mergekit-yaml mergekit_config.yml out/   # with mergekit-darwin\n"
+    if run.chosen is not None:
+        commands = refit_commands(run.config, run.chosen)
     return (
         f"Made with {made_with()}.\n\n"
-        "```sh\n"
-        "mergekit-yaml mergekit_config.yml out/   # with mergekit-darwin installed\n"
-        "```\n\n"
+        f"```sh\n{commands}```\n\n"
         "The same bytes come out; "
         f"`{MANIFEST}` has the SHA-256 of every tensor. The search itself:"
         " `mergekit-darwin-evolve config.yml --storage-path RUN` with the run's"

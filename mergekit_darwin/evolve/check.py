@@ -15,6 +15,7 @@ from mergekit.common import dtype_from_name
 
 from mergekit_darwin.errors import DarwinError, nearest, reason
 from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
+from mergekit_darwin.evolve.refits import given_texts
 from mergekit_darwin.evolve.tasks import TaskSet
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.merge.headers import fit_of
@@ -133,22 +134,23 @@ def check_room(
 
     places are the run's folder and its scratch. Raises DarwinError.
     """
+    kept = 3 if config.refits else 1
     dtype = dtype_from_name(config.out_dtype or config.dtype)
     count = sum(math.prod(row.shape) for row in father.headers.values())
     size = int(_ROOM * count * torch.empty(0, dtype=dtype).element_size())
     needed: dict[int, int] = {}
     free: dict[int, int] = {}
-    for place, copies in zip(places, (1, options.num_workers), strict=True):
+    for place, copies in zip(places, (kept, options.num_workers), strict=True):
         there = next(p for p in (place, *place.parents) if p.exists())
         disk = there.stat().st_dev
         needed[disk] = needed.get(disk, 0) + copies * size
         free[disk] = shutil.disk_usage(there).free
         if needed[disk] > free[disk]:
             raise DarwinError(
-                f"There must be room for the final model and {options.num_workers}"
-                f" candidates of {_gib(size)} each; {there} has {_gib(free[disk])}"
-                f" left, {_gib(needed[disk])} are needed. Free some, or choose another"
-                " --storage-path or --scratch."
+                f"There must be room for {kept} finished models and"
+                f" {options.num_workers} candidates of {_gib(size)} each; {there} has"
+                f" {_gib(free[disk])} left, {_gib(needed[disk])} are needed. Free some,"
+                " or choose another --storage-path or --scratch."
             )
 
 
@@ -189,6 +191,7 @@ def check_all(worker: Worker, folder: Path | None) -> dict[str, Checkpoint]:
     """Check everything but the tasks, which the worker has loaded, and their scores."""
     config, options = worker.config, worker.options
     models = check_models(config, worker)
+    given_texts(config, worker.tasks["heldout"])
     places = [folder or Path(worker.scratch), Path(worker.scratch)]
     check_room(config, options, models["father"], places)
     return models

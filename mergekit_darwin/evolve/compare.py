@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mergekit_darwin.evolve.fitness import standard_error
 from mergekit_darwin.evolve.log import Evaluation
-from mergekit_darwin.evolve.tasks import TaskSet
+from mergekit_darwin.evolve.tasks import Task, TaskSet
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Comparison:
 
     @property
     def child(self) -> Evaluation:
-        """The child's line."""
+        """The child's line: what the final model scored."""
         return self.rows[-1]
 
 
@@ -87,6 +87,65 @@ def better(rows: Sequence[Evaluation], names: Sequence[str]) -> Evaluation | Non
     """Return the best scored line among some names, None if none was measured."""
     known = [row for row in rows if row.name in names and row.score is not None]
     return max(known, key=lambda row: row.score or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The way that keeps most of both parents, and what it keeps of each.
+
+    Shares of what a parent has over the other on the tasks that are clearly his or
+    hers; above 1 where the way is better than that parent.
+    """
+
+    way: str
+    father: float
+    mother: float
+
+    @property
+    def least(self) -> float:
+        """The smaller share."""
+        return min(self.father, self.mother)
+
+
+def room(table: Comparison) -> Room | None:
+    """Return the way with the largest smaller share, None where a parent has no task.
+
+    A task is a parent's whose held-out score is higher by more than two standard errors
+    of the difference; tasks count by their weights.
+    """
+    lines = {row.name: row for row in table.rows if row.score is not None}
+    father, mother = lines.pop("father", None), lines.pop("mother", None)
+    if father is None or mother is None or not lines:
+        return None
+    his = [t for t in table.tasks.tasks if _is_clear(t, father, mother)]
+    hers = [t for t in table.tasks.tasks if _is_clear(t, mother, father)]
+    if not his or not hers:
+        return None
+    ways = [
+        Room(name, _kept(row, father, mother, his), _kept(row, mother, father, hers))
+        for name, row in lines.items()
+    ]
+    return max(ways, key=lambda way: way.least)
+
+
+def _is_clear(task: Task, better: Evaluation, worse: Evaluation) -> bool:
+    errors = [float(row.tasks[task.name]["stderr"] or 0.0) for row in (better, worse)]
+    lead = task.sign * (better.value(task.name) - worse.value(task.name))
+    return lead > 2.0 * math.hypot(*errors)
+
+
+def _kept(
+    row: Evaluation, owner: Evaluation, other: Evaluation, tasks: Sequence[Task]
+) -> float:
+    """Return the share of the owner's lead over the other that a row has."""
+
+    def lead(line: Evaluation) -> float:
+        return math.fsum(
+            task.weight * task.sign * (line.value(task.name) - other.value(task.name))
+            for task in tasks
+        )
+
+    return lead(row) / lead(owner)
 
 
 def verdict(test: Paired | None) -> str:

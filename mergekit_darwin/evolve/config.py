@@ -141,6 +141,8 @@ class EvolveConfig(WholeMerge):
     model_type: str = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
     search: SearchSettings = Field(default_factory=SearchSettings)
+    refit: bool | None = None
+    refit_texts: str | None = None
 
     @field_validator("include_path", mode="before")
     @classmethod
@@ -163,6 +165,8 @@ class EvolveConfig(WholeMerge):
             raise ValueError("transplant_low must not exceed transplant_high")
         if self.father == self.mother:
             raise ValueError("father and mother must be two different models")
+        if self.refit_texts is not None and self.refit is False:
+            raise ValueError("refit_texts is of no use with refit: false")
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError("a task occurs twice among tasks")
@@ -176,6 +180,11 @@ class EvolveConfig(WholeMerge):
     def third_base(self) -> str | None:
         """The base model, unless it is one of the parents or absent."""
         return self.base_model if self.base_model != self.father else None
+
+    @property
+    def refits(self) -> bool:
+        """Whether children are refitted at the end; by default with refit_texts."""
+        return self.refit_texts is not None if self.refit is None else self.refit
 
     @property
     def gene_kind(self) -> Literal["published", "extended"]:
@@ -245,8 +254,11 @@ def _absolute(config: EvolveConfig, folder: Path) -> EvolveConfig:
             return os.path.normpath(target)
         return value
 
-    paths = ("father", "mother", "base_model", "mds", "probes", "tokenizer_source")
-    changes: dict[str, Any] = {name: place(getattr(config, name)) for name in paths}
+    paths = ("father", "mother", "base_model", "tokenizer_source")
+    ours = ("mds", "probes", "refit_texts")
+    changes: dict[str, Any] = {
+        name: place(getattr(config, name)) for name in (*paths, *ours)
+    }
     changes["include_path"] = [
         os.path.normpath(folder / os.path.expanduser(part))
         for part in config.include_path
@@ -255,7 +267,7 @@ def _absolute(config: EvolveConfig, folder: Path) -> EvolveConfig:
         tasks = getattr(config, name)
         if isinstance(tasks, list):
             changes[name] = [_absolute_task(task, folder) for task in tasks]
-    for name in ("mds", "probes"):
+    for name in ours:
         if changes[name] is not None and not os.path.exists(changes[name]):
             raise DarwinError(f"{name} must exist; there is no {changes[name]}.")
     for part in changes["include_path"]:

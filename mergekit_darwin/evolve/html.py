@@ -29,6 +29,8 @@ def write_html(run: Finished) -> None:
     if run.table is not None:
         told = page.Words(lines=tuple(findings(run.table)))
         sections["What was gained"] = [told, _heldout(run.table)]
+    if run.refits:
+        sections["Refit"] = [_refits(run)]
     sections["Search"] = [_scores(run), _genome(run), _evaluations(run)]
     ratios = run.model / "darwin_ratios.csv"
     if ratios.exists():
@@ -38,6 +40,21 @@ def write_html(run: Finished) -> None:
             sections[f"Health: {heading.lower()}"] = parts
     path = run.folder / "report.html"
     page.write_page(path, "A breeding run of mergekit-darwin", sections)
+
+
+def _refits(run: Finished) -> page.Table:
+    columns = ("model", "search items", "general before", "general after", "verdict")
+    rows = [
+        (
+            row.name,
+            row.line.score,
+            row.report.general.before,
+            row.report.general.after,
+            row.report.verdict + (", final" if row is run.chosen else ""),
+        )
+        for row in run.refits
+    ]
+    return page.Table(columns, rows)
 
 
 def _heldout(table: Comparison) -> page.Figure:

@@ -45,6 +45,11 @@ heldout: 0.5               # share of each task's items kept for the final compa
 # genes: extended          # lambda is searched too where there is a base
 # mri: attribution         # how the scan is read: published, relative, attribution
 
+# At the end the child and the parents' mean can be refitted to what both parents'
+# layers do; the better on the search items becomes the final model.
+# refit_texts: texts       # folder of .jsonl files of {{"prompt", "completion"}}, one a
+                           # skill: a task's training split, never held-out items
+
 search:
   seed: 1
   max_evaluations: 48      # real merges, each measured on all searched items

@@ -14,7 +14,7 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import append, cut_torn_line, read_lines
 from mergekit_darwin.ratios.genome import Genome, extended_genes, make_genome
 
-Phase = Literal["parent", "proxy", "real", "baseline", "final", "stop"]
+Phase = Literal["parent", "proxy", "real", "refit", "baseline", "final", "stop"]
 Part = Literal["search", "heldout"]
 LOG_NAME = "evaluations.jsonl"
 

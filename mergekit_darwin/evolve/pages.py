@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mergekit_darwin.evolve.breed import proxy_quality
-from mergekit_darwin.evolve.compare import Comparison, verdict
+from mergekit_darwin.evolve.compare import Comparison, Room, room, verdict
 from mergekit_darwin.evolve.family import quoted
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
@@ -30,7 +30,10 @@ def write_report(run: Finished) -> Path:
         parts.append("The run is not finished: nothing was held out against it yet.")
     else:
         parts += ["## What was gained", *results(run.table)]
-    parts += ["## Search", _search(run), "## Genome", _genes(run)]
+    parts += ["## Search", _search(run)]
+    if run.refits:
+        parts += ["## Refit", *refit_parts(run)]
+    parts += ["## Genome", _genes(run)]
     if run.health is not None:
         parts += ["## Health", _health(run.health)]
     parts += ["## Pictures"]
@@ -90,14 +93,34 @@ def _number(value: float, error: float | None) -> str:
 def findings(table: Comparison) -> list[str]:
     """Return the plain sentences of what the child gained over the others."""
     tests = {"better parent": table.parent, "best uniform merge": table.uniform}
+    name = table.child.name.capitalize()
     said = [
-        f"Child against the {who} ({test.other}): {verdict(test)}."
+        f"{name} against the {who} ({test.other}): {verdict(test)}."
         for who, test in tests.items()
         if test is not None
     ]
     if table.parent is not None and table.parent.difference <= 0.0:
         said.append("This pair gave no child better than its better parent.")
-    return said
+    return said + said_of_room(room(table))
+
+
+def said_of_room(found: Room | None) -> list[str]:
+    """Return the sentence of whether a pair has room for both parents, if it is known.
+
+    Nine tenths of both is our choice.
+    """
+    if found is None:
+        return []
+    fits = (
+        "the pair has room for both"
+        if found.least >= 0.9
+        else "no way tried keeps nine tenths of both"
+    )
+    return [
+        "Of what each parent has over the other, the best of all ways"
+        f" ({found.way}) keeps {found.father:.0%} of the Father's and"
+        f" {found.mother:.0%} of the Mother's: {fits}."
+    ]
 
 
 def results(table: Comparison) -> list[str]:
@@ -150,6 +173,33 @@ def _twin(run: Finished) -> list[str]:
         f"- The highest score, {best.score:.3f}, is that of a genome which gives the"
         f" {str(twins[best.index]).capitalize()} back bit for bit: this pair gave no"
         " child better than its parent."
+    ]
+
+
+def refit_parts(run: Finished) -> list[str]:
+    """Return what the refits came to, as paragraphs."""
+    what = run.chosen.name if run.chosen else "merged child, not refitted"
+    lines = [
+        "| model | search items | general text | Father's texts | Mother's texts |"
+    ]
+    lines.append("| --- |" + " ---: |" * 4)
+    for row in run.refits:
+        report = row.report
+        losses = [report.general, report.father_texts, report.mother_texts]
+        cells = [f"{loss.before:.3f} -> {loss.after:.3f}" for loss in losses]
+        score = "failed" if row.line.score is None else f"{row.line.score:.3f}"
+        lines.append("| " + " | ".join([row.name, score, *cells]) + " |")
+    general = run.refits[0].report.general
+    tokens = {role: x.tokens for role, x in run.refits[0].report.texts.items()}
+    return [
+        f"The final model is the **{what}**: the best on the search items"
+        f" (merged child {run.best.score or 0.0:.3f}) among those that keep general"
+        " text. Refits saw the search items, so their scores on them are flattered.",
+        "\n".join(lines),
+        "Losses in nats a token, before and after; on general text the Father has"
+        f" {general.father:.3f}, the Mother {general.mother:.3f}. Fitted on"
+        f" {tokens['father']} tokens of the Father's skills and {tokens['mother']} of"
+        f" the Mother's, held by {tokens['general']} of general text.",
     ]
 
 

@@ -19,6 +19,7 @@ from mergekit_darwin.evolve.finish import (
     check_health,
     compare,
     make_final_model,
+    refit_merges,
     write_best,
 )
 from mergekit_darwin.evolve.folder import claim, freeze, is_begun, scratch_of
@@ -126,6 +127,8 @@ def _go(
     rival = None
     if options.random_search:
         rival = random_search(record, diagnosis, len(lines), config.search.seed)
+    if config.refits:
+        run = refit_merges(run, record, worker)
     make_final_model(run, options.trust_remote_code)
     run = compare(check_health(run, worker), record, worker.tasks["heldout"], rival)
     write_report(run)

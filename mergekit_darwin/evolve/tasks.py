@@ -173,6 +173,16 @@ def probe_items(tasks: TaskSet, lm: Any, most: int) -> dict[str, tuple[ProbeItem
     return found
 
 
+def prompts(tasks: TaskSet) -> frozenset[str]:
+    """Return what the samples of a set ask, without few-shot examples or chat."""
+    found = set()
+    for task in tasks.tasks:
+        docs = task.loaded.eval_docs
+        asked = [task.loaded.doc_to_text(docs[i]) for i in task.samples]
+        found |= {text.strip() for text in asked if isinstance(text, str)}
+    return frozenset(found - {""})
+
+
 def _style(tasks: TaskSet, lm: Any) -> dict[str, Any]:
     return {
         "apply_chat_template": tasks.chat,

@@ -14,8 +14,16 @@ from mergekit_darwin.errors import reason
 from mergekit_darwin.files import sync, write_whole
 
 MANIFEST = "manifest.json"
-# Written later, or with the paths of one machine in them.
-_NOT_LISTED = (MANIFEST, "README.md", "mergekit_config.yml", "family.png")
+# Written later, or with paths or times of one run in them.
+_NOT_LISTED = (
+    MANIFEST,
+    "README.md",
+    "mergekit_config.yml",
+    "family.png",
+    "before_refit.mergekit_config.yml",
+    "refit.json",
+    "refit.png",
+)
 
 
 def seal(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.models.manifest import MANIFEST, manifest
+from mergekit_darwin.models.manifest import MANIFEST, seal
 from mergekit_darwin.refit.picture import draw_refit
 from mergekit_darwin.refit.report import REPORT, RefitReport, refit_text
 
@@ -20,7 +20,7 @@ def write_beside(report: RefitReport, folder: Path, name: str) -> None:
     write_whole(folder / REPORT, report.model_dump_json(indent=1) + "\n")
     draw_refit(report, folder / "refit.png")
     write_whole(folder / CARD, card(report, name))
-    write_whole(folder / MANIFEST, manifest(folder))
+    seal(folder)
 
 
 def card(report: RefitReport, name: str) -> str:

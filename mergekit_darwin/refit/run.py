@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from mergekit_darwin.refit.output import write_beside
 from mergekit_darwin.refit.report import Drift, Model, RefitReport
 from mergekit_darwin.refit.summary import Pass, make_report
 from mergekit_darwin.refit.teaching import chosen, hold, teach
-from mergekit_darwin.refit.texts import TextChoice, choose_texts
+from mergekit_darwin.refit.texts import TextChoice, Texts, choose_texts
 from mergekit_darwin.refit.write import ChildWriter, copy_rest
 from mergekit_darwin.talk import Progress
 
@@ -94,7 +95,7 @@ def _sweep(
     size = options.probing.batch_size
     keep = options.keep_weight > 0.0
     course = start_course(family, texts, keep=keep, max_tokens=tokens, size=size)
-    _say_tokens(family, course)
+    _say_tokens(family, course, texts)
     checkpoint = family.checkpoints["child"]
     source = family.child.source
     dtype = getattr(torch, options.probing.dtype)
@@ -174,8 +175,9 @@ def _left(layer: nn.Module, fitted: Sequence[str]) -> set[str]:
     return rest - set(fitted)
 
 
-def _say_tokens(family: Family, course: Course) -> None:
+def _say_tokens(family: Family, course: Course, texts: Texts) -> None:
     """Warn where a parent's texts do not reach to fix the widest map by themselves."""
+    counts = {"father": texts.father, "mother": texts.mother}
     widest = max(
         weight.shape[-1]
         for weight in family.child.layers[0].parameters()
@@ -183,11 +185,14 @@ def _say_tokens(family: Family, course: Course) -> None:
     )
     for group in course.groups:
         if group.tokens < widest:
+            count = sum(len(probe.items) for probe in counts[group.name])
             LOG.warning(
-                "The %s's texts have %d tokens, and the widest map has up to %d inputs:"
-                " ridge and general text decide the rest. Give %.1f times as many.",
-                group.name,
+                "The %s's %d texts have %d tokens, and the widest map has up to %d"
+                " inputs: ridge and general text decide the rest. About %d such texts"
+                " would do.",
+                group.name.capitalize(),
+                count,
                 group.tokens,
                 widest,
-                widest / group.tokens,
+                math.ceil(count * widest / group.tokens),
             )

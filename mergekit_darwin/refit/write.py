@@ -19,6 +19,7 @@ from mergekit_darwin.models.stream import DiskWeights
 SHARD = 2_000_000_000  # bytes of one file, all that the writer holds at once
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".gguf")
 RECIPE = "mergekit_config.yml"  # says how other bytes were made
+BEFORE = "before_refit."  # so that is kept under another name
 OURS = ("README.md", "refit.json", "refit.png", "manifest.json")
 
 
@@ -98,5 +99,5 @@ def copy_rest(source: Path, folder: Path) -> None:
     for file in sorted(source.iterdir()):
         if not file.is_file() or file.name.endswith(_WEIGHTS) or file.name in OURS:
             continue
-        name = f"before_refit.{file.name}" if file.name == RECIPE else file.name
+        name = f"{BEFORE}{file.name}" if file.name == RECIPE else file.name
         shutil.copyfile(file, folder / name)

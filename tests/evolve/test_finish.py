@@ -28,7 +28,7 @@ def test_a_damaged_final_model_is_made_again_and_a_whole_one_is_kept(tmp_path):
     family = evolving.write_family(tmp_path / "f")
     roles = Roles(*(str(family / name) for name in ("base", "father", "mother")))
     common = Common(roles, head={"dtype": "bfloat16"})
-    run = SimpleNamespace(folder=tmp_path, model=tmp_path / "final_model")
+    run = SimpleNamespace(folder=tmp_path, model=tmp_path / "final_model", chosen=None)
     text = genome_yaml(common, make_genome({"lambda": 1.3}))
     (tmp_path / "best.yml").write_text(text)
     make_final_model(run, trust_remote_code=False)
