@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -137,22 +138,24 @@ def check_health(
     """
     from mergekit_darwin.health.run import check
     from mergekit_darwin.health.thresholds import moved
+    from mergekit_darwin.locks import Hold
     from mergekit_darwin.scan.report import read_report as read
 
     options = _running(running)
-    return check(
-        child,
-        father=father,
-        mother=mother,
-        base=base,
-        report=None if mds is None else read(mds),
-        out=None if out is None else Path(out),
-        options=options,
-        thresholds=moved(thresholds or {}),
-        verify=verify,
-        probes=_probes(probes),
-        progress=progress,
-    )
+    with nullcontext() if out is None else closing(Hold(Path(out), "--out")):
+        return check(
+            child,
+            father=father,
+            mother=mother,
+            base=base,
+            report=None if mds is None else read(mds),
+            out=None if out is None else Path(out),
+            options=options,
+            thresholds=moved(thresholds or {}),
+            verify=verify,
+            probes=_probes(probes),
+            progress=progress,
+        )
 
 
 def refit_child(

@@ -52,6 +52,21 @@ def plain(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
+def printable(text: str) -> str:
+    """Return text of several lines that any terminal shows and none obeys."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text)
+
+
+_MARKS = {ord(mark): to for mark, to in zip("`<>[]|*$", "'‹›()/∗＄", strict=True)}
+
+
+def quoted(words: object, most: int = 80) -> str:
+    """Return foreign words as one short line without marks that a page would obey."""
+    text = "".join(c if c.isprintable() else " " for c in str(words))
+    text = " ".join(text.translate(_MARKS).replace("://", ": //").split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def reason(error: BaseException, most: int = 300) -> str:
     """Return what an error says as a phrase of one line, at most `most` characters.
 

@@ -1,8 +1,7 @@
-"""Files: written whole or not at all, read through their schema, folders locked."""
+"""Files: written whole or not at all, read through their schema."""
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mergekit_darwin.errors import DarwinError, about, reason
+from mergekit_darwin.locks import beside
 
 Document = TypeVar("Document", bound=BaseModel)
 _MOST_NESTED, _MOST_VALUES = 100, 1_000_000
@@ -150,9 +150,9 @@ def whole(path: Path) -> Iterator[Path]:
     """Give a place to write a file at; what was written there then becomes path.
 
     The folder is made. The bytes are on the disk before the name is; if the body
-    raises, path is as it was. Raises DarwinError where path is there already and no
-    regular file: a device, a fifo, a link or a folder is not ours to replace, nor are
-    weights and a model's own JSON files.
+    raises, path is as it was. Raises DarwinError while another process writes path, and
+    where path is there already and no regular file: a device, a fifo, a link or a
+    folder is not ours to replace, nor are weights and a model's own JSON files.
     """
     found = _not_ours(path)
     if found:
@@ -162,13 +162,10 @@ def whole(path: Path) -> Iterator[Path]:
         )
     with about(f"{path.parent} must be a folder that can be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with beside(path) as aside:
         yield aside
         sync(aside)
         aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -184,29 +181,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def locked(folder: Path, option: str) -> Iterator[None]:
-    """Hold a folder for this process; option is what another folder is named by.
-
-    Raises DarwinError if another process has it.
-    """
-    with (folder / "lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise DarwinError(
-                f"{folder} is in use by another run (process {holder}). Wait for it,"
-                f" or choose another {option}."
-            ) from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
 
 
 def _not_ours(path: Path) -> str | None:

@@ -66,8 +66,7 @@ def heatmap(
     trace: dict[str, Any] = {"type": "heatmap", "z": grid, "x": across, "y": down}
     trace |= {"xgap": 1, "ygap": 1, "hoverongaps": False, **settings}
     if hover is not None:
-        escaped = [[html.escape(words) for words in row] for row in hover]
-        trace |= {"text": escaped, "hovertemplate": "%{text}<extra></extra>"}
+        trace |= {"text": hover, "hovertemplate": "%{text}<extra></extra>"}
     return trace
 
 
@@ -123,17 +122,19 @@ def _layout(figure: Figure) -> dict[str, Any]:
 
 def _json(content: Any) -> str:
     """Return JSON in which no name can open or close a tag; NaN and Inf become null."""
-    return json.dumps(_finite(content), ensure_ascii=True).replace("<", "\\u003c")
+    return json.dumps(_shown(content), ensure_ascii=True).replace("<", "\\u003c")
 
 
-def _finite(content: Any) -> Any:
+def _shown(content: Any) -> Any:
+    """Return a figure's data with its words escaped: plotly obeys tags in them."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
+        templates = ("hovertemplate", "texttemplate")
+        return {k: v if k in templates else _shown(v) for k, v in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    return content
+        return [_shown(value) for value in content]
+    return html.escape(content, quote=False) if isinstance(content, str) else content
 
 
 def _table(table: Table) -> str:

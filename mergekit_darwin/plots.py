@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mergekit_darwin import palette
 from mergekit_darwin.errors import DarwinError
@@ -41,16 +43,19 @@ def check_picture(path: Path) -> str:
 def save(made: Figure, path: Path) -> None:
     """Write a figure whole or not at all, in the format its name asks for.
 
-    The same figure gives the same bytes. Raises DarwinError for an unknown format.
+    The same figure gives the same bytes; words are shown as they are, no mathematics
+    in them. Raises DarwinError for an unknown format.
     """
     kind = check_picture(path)
     unsigned = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}
     metadata = {unsigned[kind]: None} if kind in unsigned else None
-    with whole(path) as aside:
+    for words in made.findobj(Text):
+        words.set_parse_math(False)
+    with whole(path) as aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         made.savefig(aside, dpi=_DPI, format=kind, metadata=metadata)
 
 
 def plain(text: str) -> str:
-    """Return text that matplotlib shows as it is: no mathematics, no odd bytes."""
-    shown = text.encode("utf-8", "replace").decode("utf-8")
-    return shown.replace("$", r"\$")
+    """Return text that matplotlib shows: without odd bytes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 
 # In the order in which the data passes them; rooms of one row do not know each other.
 ROOMS = (
-    {"errors", "files", "talk", "palette", "plots", "page", "harness"},  # the ground
+    {"errors", "locks", "files", "talk"}  # the ground
+    | {"palette", "plots", "page", "harness"},
     {"kernel", "models"},
     {"scan"},
     {"ratios"},

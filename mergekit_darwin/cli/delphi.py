@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mergekit_darwin.errors import printable
 from mergekit_darwin.talk import setup_logging, verbosity
 
 
@@ -106,7 +107,7 @@ def main(
 
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(_lines(report)))
+        click.echo(printable("\n".join(_lines(report))))
         click.echo(f"{out}/report.md")
 
 

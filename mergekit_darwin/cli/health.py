@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mergekit_darwin import talk
+from mergekit_darwin.errors import printable
 from mergekit_darwin.health.thresholds import Thresholds
 
 UNHEALTHY = 3  # the exit code of a verdict that is bad
@@ -99,7 +100,8 @@ def main(
         from mergekit_darwin.health.page import write_health_page
 
         write_health_page(health, page)
-    click.echo(health_json(health) if as_json else health_text(health), nl=False)
+    text = health_json(health) if as_json else printable(health_text(health))
+    click.echo(text, nl=False)
     sys.exit(UNHEALTHY if health.verdict == "unhealthy" else 0)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_darwin.errors import DarwinError, nearest, some
+from mergekit_darwin.errors import DarwinError, nearest, printable, some
 from mergekit_darwin.merge.filters import METHODS
 from mergekit_darwin.talk import loading, paged, setup_logging, silent, verbosity
 
@@ -137,21 +135,12 @@ class _Wish:
 
 def _deliver(text: str, out: Path | None) -> None:
     if out is None:
-        click.echo(text, nl=False)
+        click.echo(printable(text), nl=False)
         return
     from mergekit_darwin.files import write_whole
 
-    with _written():
-        write_whole(out, text)
+    write_whole(out, text)
     LOG.info("wrote %s", out)
-
-
-@contextmanager
-def _written() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DarwinError(f"Cannot read or write a file ({error}).") from error
 
 
 def _look(config: MergeConfiguration, options: MergeOptions, wish: _Wish) -> str:
@@ -166,14 +155,13 @@ def _look(config: MergeConfiguration, options: MergeOptions, wish: _Wish) -> str
     with silent("mergekit_darwin.fit"):  # the same findings, said above
         planned = plan_run(config, options)
     _print(hints(planned), wish.quiet)
-    with _written():
-        return _answer(config, planned, wish)
+    return _answer(config, planned, wish)
 
 
 def _print(findings: list[Finding], quiet: bool) -> None:
     for finding in findings:
         if finding.severity == "stops" or not quiet:
-            click.echo(finding.line(), err=True)
+            click.echo(printable(finding.line()), err=True)
 
 
 def _answer(config: MergeConfiguration, planned: list[Planned], wish: _Wish) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mergekit_darwin import talk
+from mergekit_darwin.errors import printable
 
 
 @click.command()
@@ -64,4 +65,4 @@ def main(
     if as_json:
         click.echo(report.model_dump_json(indent=1))
     elif not quiet:
-        click.echo(screen(report))
+        click.echo(printable(screen(report)))

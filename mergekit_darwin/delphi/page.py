@@ -12,6 +12,7 @@ from mergekit_darwin.delphi.report import (
     Report,
     TaskReport,
 )
+from mergekit_darwin.errors import quoted
 
 _MOST_NAMED = 20
 
@@ -19,7 +20,7 @@ _MOST_NAMED = 20
 def markdown(report: Report, picture: str) -> str:
     """Return the page; picture is the name of the picture that lies beside it."""
     parts = [
-        f"# Consensus of {report.model}",
+        f"# Consensus of {quoted(report.model)}",
         SENTENCE,
         "## Scores\n\n" + _scores(report),
         "## Differences\n\n" + _differences(report),
@@ -44,7 +45,7 @@ def _scores(report: Report) -> str:
         if any(kind in task.scores for task in report.tasks.values())
     ]
     rows = [
-        f"| {name} ({task.metric}) | {task.items} | "
+        f"| {quoted(name)} ({quoted(task.metric)}) | {task.items} | "
         + " | ".join(_mean(task.scores.get(kind)) for kind in kinds)
         + " |"
         for name, task in report.tasks.items()
@@ -63,8 +64,8 @@ def _mean(found: Mean | None) -> str:
 
 def _differences(report: Report) -> str:
     rows = [
-        f"| {name} | {d.left} - {d.right} | {d.difference:+.4f} ± {d.stderr:.4f} |"
-        f" {d.better} | {d.worse} | {_p(d)} |"
+        f"| {quoted(name)} | {d.left} - {d.right} |"
+        f" {d.difference:+.4f} ± {d.stderr:.4f} | {d.better} | {d.worse} | {_p(d)} |"
         for name, task in report.tasks.items()
         for d in task.differences
     ]
@@ -85,7 +86,7 @@ def _costs(report: Report) -> str:
         cost = task.cost
         stops = ", ".join(f"{n}: {c}" for n, c in cost.stopped_at.items())
         rows.append(
-            f"| {name} | {cost.mean:.2f} of {cost.full} | {cost.p90} |"
+            f"| {quoted(name)} | {cost.mean:.2f} of {cost.full} | {cost.p90} |"
             f" {cost.saved:.1%} | {_tokens(task)} | {task.abstained:.1%} | {stops} |"
         )
     head = (
@@ -121,7 +122,7 @@ def _promise(report: Report) -> str:
         f" {votes})."
     )
     seen = [
-        f"{name}: {task.agreement.share:.2%} of {task.items} items agree"
+        f"{quoted(name)}: {task.agreement.share:.2%} of {task.items} items agree"
         + (f" (not: {_some(task.agreement.disagreeing)})" if apart else "")
         for name, task in report.tasks.items()
         if task.agreement is not None
@@ -136,8 +137,9 @@ def _changed(report: Report) -> str:
         return "None: the stopped vote scores as greedy on every item."
     names = [name for name in report.tasks if name != "all"]
     return "\n".join(
-        f"- {name}: vote better than greedy on {_some(report.tasks[name].gained)};"
-        f" worse on {_some(report.tasks[name].lost)}"
+        f"- {quoted(name)}: vote better than greedy on"
+        f" {_some(report.tasks[name].gained)}; worse on"
+        f" {_some(report.tasks[name].lost)}"
         for name in names
     )
 
@@ -146,11 +148,11 @@ def _some(names: tuple[str, ...]) -> str:
     if not names:
         return "none"
     more = len(names) - _MOST_NAMED
-    shown = ", ".join(names[:_MOST_NAMED])
+    shown = ", ".join(map(quoted, names[:_MOST_NAMED]))
     return f"{len(names)} ({shown}{f' and {more} more' if more > 0 else ''})"
 
 
 def _settings(report: Report) -> str:
-    lines = [f"- {key}: {value}" for key, value in report.settings.items()]
+    lines = [f"- {key}: {quoted(value, 500)}" for key, value in report.settings.items()]
     made = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return "\n".join([*lines, f"- made with: {made}"])

@@ -20,8 +20,9 @@ from mergekit_darwin.delphi.picture import draw_report
 from mergekit_darwin.delphi.report import Report, make_report
 from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
 from mergekit_darwin.errors import DarwinError, nearest
-from mergekit_darwin.files import locked, write_whole
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.harness import load_tasks, open_model, quiet
+from mergekit_darwin.locks import locked
 from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from mergekit_darwin.errors import quoted
 from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.family import (
     KEY,
@@ -16,7 +17,6 @@ from mergekit_darwin.evolve.family import (
     as_card,
     bred,
     lines,
-    quoted,
     shown,
 )
 from mergekit_darwin.evolve.family_picture import draw_family
@@ -58,7 +58,7 @@ def write_card(run: Finished) -> Path:
     ]
     if config.third_base:
         parts.append(f"Task vectors are against {quoted(shown(config.third_base))}.")
-    parts += [f"> {note}" for note in run.notes]
+    parts += [f"> {quoted(note, 1000)}" for note in run.notes]
     if run.table is not None:
         parts += ["## Held-out results", *results(run.table)]
     parts += ["## Genome", *_genome_parts(run)]

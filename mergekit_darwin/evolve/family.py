@@ -16,13 +16,12 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.errors import DarwinError, quoted, reason
 
 KEY = "mergekit_darwin"  # of our part of a card's metadata
 MOST_GENERATIONS = 8  # that a card lists: a tree doubles with each
 _MOST_BYTES = 1 << 18  # of a card's metadata: eight generations need 80,000
 _MOST_NESTED = 4 * MOST_GENERATIONS
-_SHOWN = 80  # characters of a foreign word
 
 
 class Score(BaseModel):
@@ -175,13 +174,6 @@ def score_words(found: Score) -> str:
     """Return a score with its standard error."""
     error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
     return f"{found.score:.4f}{error}"
-
-
-def quoted(words: object, most: int = _SHOWN) -> str:
-    """Return foreign words as one short line without marks that a page would obey."""
-    text = "".join(c if c.isprintable() else " " for c in str(words))
-    text = " ".join(text.translate(str.maketrans("`<>[]|", "'‹›()/")).split())
-    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shown(model: str) -> str:

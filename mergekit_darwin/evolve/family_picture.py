@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin import palette, plots
-from mergekit_darwin.evolve.family import Member, quoted, score_words
+from mergekit_darwin.errors import quoted
+from mergekit_darwin.evolve.family import Member, score_words
 
 
 def draw_family(member: Member, path: Path) -> None:

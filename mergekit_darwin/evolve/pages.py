@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from mergekit_darwin.errors import quoted
 from mergekit_darwin.evolve.breed import proxy_quality
 from mergekit_darwin.evolve.compare import Comparison, Room, room, verdict
-from mergekit_darwin.evolve.family import quoted
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
 from mergekit_darwin.evolve.folder import made_with
@@ -24,7 +24,7 @@ def write_report(run: Finished) -> Path:
     """Write RUN/report.md and its pictures from what is known so far."""
     parts = [
         "# A breeding run of mergekit-darwin",
-        *(f"> {note}" for note in run.notes),
+        *(f"> {quoted(note, 1000)}" for note in run.notes),
     ]
     if run.table is None:
         parts.append("The run is not finished: nothing was held out against it yet.")
@@ -218,7 +218,9 @@ def _genes(run: Finished) -> str:
 
 def _health(health: Health) -> str:
     rows = [f"Verdict: **{health.verdict}**."]
-    rows += [f"- {_sentence(finding)}" for finding in health.findings[:12]]
+    rows += [
+        f"- {quoted(_sentence(finding), 1000)}" for finding in health.findings[:12]
+    ]
     left = len(health.findings) - 12
     if left > 0:
         rows.append(f"- and {left} more in health/health.json")

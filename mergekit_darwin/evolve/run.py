@@ -30,7 +30,7 @@ from mergekit_darwin.evolve.progress import logging_to, telling
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet, shared_samples
 from mergekit_darwin.evolve.workers import Worker
-from mergekit_darwin.files import locked
+from mergekit_darwin.locks import locked
 
 LOG = logging.getLogger("mergekit_darwin")
 

@@ -19,6 +19,7 @@ from mergekit.common import ModelReference
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import write_whole
+from mergekit_darwin.locks import Hold
 from mergekit_darwin.merge.roles import Roles, roles_of
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.rules import Prescription, spread_of
@@ -33,13 +34,14 @@ class MergeRun:
     """One planned run. Compared by identity; its record may be filled by threads.
 
     roles says for every planned tensor's name who its models are. out_path is the
-    folder of the record, None for a mere plan. copied names integer buffers, which
-    mergekit copies without asking the method.
+    folder of the record, None for a mere plan; hold keeps it from other runs. copied
+    names integer buffers, which mergekit copies without asking the method.
     """
 
     def __init__(self) -> None:
         self.roles: dict[str, Roles] = {}
         self.out_path: str | None = None
+        self.hold: Hold | None = None
         self.copied: frozenset[str] = frozenset()
         self._rows: dict[str, Prescription] = {}
         self._taken: dict[str, int] = {"father": 0, "mother": 0}
@@ -123,6 +125,8 @@ class MergeRun:
                 LOG.warning("%s", spread.warning)
         if self.out_path is not None:
             write_whole(Path(self.out_path) / RECORD_NAME, table_csv(rows))
+        if self.hold is not None:
+            self.hold.let_go()
 
 
 class _Watch(threading.local):
@@ -194,3 +198,5 @@ def _check(run: MergeRun) -> None:
     if found is not None:
         run.out_path = found.out_path
         run.copied = check_run(found)
+        if found.out_path is not None:
+            run.hold = Hold(Path(found.out_path), "output folder")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from mergekit_darwin.errors import quoted
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.models.manifest import MANIFEST, seal
 from mergekit_darwin.refit.picture import draw_refit
@@ -26,6 +27,7 @@ def write_beside(report: RefitReport, folder: Path, name: str) -> None:
 def card(report: RefitReport, name: str) -> str:
     """Return the model card: from what, on which texts, what changed, how to repeat."""
     names = {role: shown(row.model) for role, row in report.models.items()}
+    said = {role: quoted(name) for role, name in names.items()}
     used = [row.model for row in report.models.values()]
     hub = [model for model in used if not Path(model).exists()]
     head = {
@@ -41,16 +43,16 @@ def card(report: RefitReport, name: str) -> str:
     }
     texts = [
         f"| {role} | {used.tokens} |"
-        f" {', '.join(f'{n} `{d}`' for n, d in used.probes.items())} |"
+        f" {', '.join(f'{quoted(n)} `{d}`' for n, d in used.probes.items())} |"
         for role, used in report.texts.items()
     ]
     settings = ", ".join(f"{key} {value}" for key, value in report.settings.items())
     tools = ", ".join(f"{tool} {version}" for tool, version in report.tool.items())
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
-        f"# {name}",
-        f"{names['child']}, refitted with mergekit-darwin: its linear maps were solved"
-        f" anew so that its layers do what {names['father']} and {names['mother']} do"
+        f"# {quoted(name)}",
+        f"{said['child']}, refitted with mergekit-darwin: its linear maps were solved"
+        f" anew so that its layers do what {said['father']} and {said['mother']} do"
         " on texts of their skills, and what it did itself on general text.",
         "## What changed\n\n```\n" + refit_text(report) + "```",
         "![drift by layer](refit.png)",

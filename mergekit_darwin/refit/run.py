@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.locks import beside
 from mergekit_darwin.models.stream import disk_weights
 from mergekit_darwin.refit.course import Course, start_course
 from mergekit_darwin.refit.family import Family, check_words, open_family
@@ -71,13 +71,9 @@ def _new_folder(out: Path) -> Iterator[Path]:
             f"--out must be a new or an empty folder; {out} is there. Name another."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    aside.mkdir()
-    try:
+    with beside(out, folder=True) as aside:
         yield aside
         aside.replace(out)
-    finally:
-        rmtree(aside, ignore_errors=True)
 
 
 def _sweep(

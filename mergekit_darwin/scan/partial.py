@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.files import locked, sync, write_whole
+from mergekit_darwin.files import sync, write_whole
+from mergekit_darwin.locks import locked
 from mergekit_darwin.scan.static import TensorRow
 
 T = TypeVar("T")

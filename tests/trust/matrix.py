@@ -35,6 +35,11 @@ COMMANDS = {
     "health": "mergekit-darwin-health {S}/child --father {S}/father --mother {S}/mother"
     " --base {S}/base --out {S}/out --no-probes --quiet",
     "evolve": "mergekit-darwin-evolve {S}/evolve.yml --storage-path {S}/out --quiet",
+    "refit": "mergekit-darwin-refit {S}/child --father {S}/father --mother {S}/mother"
+    " --probes {S}/probes --father-probes MATH --mother-probes WORDS"
+    " --out {S}/out --quiet",
+    "delphi": "mergekit-darwin-delphi {S}/father --tasks sums --out {S}/out"
+    " --include-path {S}/gen --samples 4 --stage 2 --quiet",
 }
 RESULTS = ("mds.json", "health.json", "model.safetensors", "report.md", "best.yml")
 
@@ -598,22 +603,42 @@ def place_rows() -> Iterator[Row]:
 
 
 def taken(place: str, folder: Path) -> None:
-    """Hold the lock of a folder, as another run that is at work there does."""
-    (folder / place).mkdir(parents=True)
-    stream = (folder / place / "lock").open("w")
-    fcntl.flock(stream, fcntl.LOCK_EX)
-    stream.write("4711")
-    stream.flush()
-    _HELD.append(stream)
+    """Hold a lock as another run that is at work does: a folder, its lock, a file."""
+    path = folder / place
+    if path.name in ("out", ".out.part"):
+        path.mkdir()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("4711")
+    handle = os.open(path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    _HELD.append(handle)
 
 
-_HELD: list[Any] = []
+_HELD: list[int] = []
+
+
+def run_taken(folder: Path) -> None:
+    """Leave a run's folder in which another process is at work."""
+    (folder / "out").mkdir()
+    put(".mergekit-darwin-run", "", folder / "out")
+    taken("out/lock", folder)
 
 
 def taken_rows() -> Iterator[Row]:
     """Yield places where another run is at work: the second one is refused."""
-    harm = partial(taken, "out/.scan")
-    yield Row("two at once", COMMANDS["scan"], harm, ("in use", "4711"))
+    ratios = COMMANDS["ratios"]
+    for command, place in (
+        (COMMANDS["scan"], "out/.scan/lock"),
+        (COMMANDS["delphi"], "out/lock"),
+        (f"{ratios} --out {{S}}/t.json", ".t.json.part"),
+        (f"{ratios} --plot {{S}}/t.png", ".t.png.part"),
+        (COMMANDS["merge"], "out"),
+        (COMMANDS["health"], "out"),
+        (COMMANDS["refit"], ".out.part"),
+    ):
+        yield Row("two at once", command, partial(taken, place), ("in use",))
+    yield Row("two at once", COMMANDS["evolve"], run_taken, ("in use", "4711"))
 
 
 def rows() -> list[Row]:

@@ -12,19 +12,24 @@ from typing import Any
 import yaml
 
 from tests import evolving, tiny
+from tests.delphi.stub import write_task
 
 ROLES = ("base", "father", "mother", "child")
 GENES = {"attn_ratio": 0.3, "ffn_ratio": 0.7, "mri_trust": 0.5}
 
 
 def build(folder: Path) -> Path:
-    """Write base, father, mother, child, tasks, probes: what every stage shares."""
+    """Write the models, tasks (in gen one of texts), probes: what stages share."""
     evolving.write_family(folder)
     tiny.nudged(folder / "base", folder / "child", 9, size=0.3)
+    write_task(
+        folder / "gen", [{"question": f"{i}+{i}=", "answer": "2"} for i in "123"]
+    )
     (folder / "probes").mkdir()
     rows = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]
     text = "\n".join(json.dumps(row) for row in rows)
     (folder / "probes" / "MATH.jsonl").write_text(text)
+    (folder / "probes" / "WORDS.txt").write_text("one two three\n\nfour five six\n")
     genome = {"format": "mergekit-darwin/genome", "version": 1, "genes": GENES}
     (folder / "genome.json").write_text(json.dumps(genome))
     (folder / "table.csv").write_text("name,ratio\nlm_head.weight,0.25\n")
@@ -43,8 +48,7 @@ def scanned(folder: Path) -> None:
 def fresh(template: Path, folder: Path) -> Path:
     """Return a copy of a built stage whose YAMLs name the models in it."""
     shutil.copytree(template, folder)
-    for task in evolving.TASKS:
-        path = folder / "tasks" / f"{task}.yaml"
+    for path in (*folder.glob("tasks/*.yaml"), folder / "gen" / "sums.yaml"):
         path.write_text(path.read_text().replace(str(template), str(folder)))
     write_yaml(folder)
     write_evolve(folder)

@@ -18,18 +18,14 @@ from pathlib import Path
 import pytest
 
 from tests.trust import stage
+from tests.trust.matrix import COMMANDS
 from tests.trust.play import invoke
 
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FINISHED = (0, 3)  # 3: the child of random models may be unhealthy
 
-COMMANDS = {
-    "scan": "mergekit-darwin-scan {S}/father {S}/mother --base {S}/base --out {S}/out"
-    " --probes {S}/probes --quiet",
-    "merge": "mergekit-yaml {S}/darwin.yml {S}/out --quiet",
-    "evolve": "mergekit-darwin-evolve {S}/evolve.yml --storage-path {S}/out --quiet",
-}
+KILLS = {"scan": 20, "merge": 20, "evolve": 14, "refit": 12, "delphi": 8}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +33,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = stage.build(tmp_path_factory.mktemp("kills") / "family")
     stage.write_yaml(folder)
     stage.write_evolve(folder)
-    for command in COMMANDS.values():  # what is imported late is imported here
-        invoke([command.split()[0], "--help"])
+    for name in KILLS:  # what is imported late is imported here
+        invoke([COMMANDS[name].split()[0], "--help"])
     return folder
 
 
@@ -89,7 +85,15 @@ def outcome(folder: Path) -> dict[str, str]:
     spoken = ("log.txt", "report.md", "report.html", "lock", "README.md")
     kept = {n: c for n, c in found.items() if not n.endswith((*spoken, ".png"))}
     assert not [name for name in kept if ".part" in name or "scratch/" in name]
+    assert not [path for path in folder.parent.iterdir() if ".part" in path.name]
     return kept
+
+
+def logged(folder: Path) -> bytes:
+    """Return the finished lines of a run's log, their times too; b"" without one."""
+    logs = [folder / name for name in ("evaluations.jsonl", "samples.jsonl")]
+    content = b"".join(log.read_bytes() for log in logs if log.exists())
+    return content[: content.rfind(b"\n") + 1]
 
 
 def place(built: Path, name: str) -> tuple[list[str], Path, str]:
@@ -101,29 +105,33 @@ def place(built: Path, name: str) -> tuple[list[str], Path, str]:
     return words, out, name
 
 
-@pytest.mark.parametrize(
-    ("name", "kills"), [("scan", 20), ("merge", 20), ("evolve", 14)]
-)
+@pytest.mark.parametrize("name", KILLS)
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(
-    built: Path, name: str, kills: int
+    built: Path, name: str
 ) -> None:
     words, out, _ = place(built, name)
     began = time.monotonic()
     assert forked(words).wait() in FINISHED
     length = time.monotonic() - began
     whole = outcome(out)
-    draw, hit = random.Random(name), 0
+    draw, hit, before = random.Random(name), 0, b""
     place(built, name)
-    for _ in range(kills):
+    for _ in range(KILLS[name]):
         how = draw.choice(SIGNALS)
         code = forked(words).stop(draw.uniform(0.02, 0.9) * length, how)
         hit += code < 0 or code == 130
+        now = logged(out)
+        assert now.startswith(before)  # nothing lost, nothing done twice
+        before = now
         if code in FINISHED:  # it was done before the signal: begin anew
             assert outcome(out) == whole
             place(built, name)
+            before = b""
     assert forked(words).wait() in FINISHED
+    assert logged(out).startswith(before)
     assert outcome(out) == whole
-    assert hit >= kills // 4
+    assert hit >= KILLS[name] // 4
+    print(f"{name}: {length:.1f} s, {hit} of {KILLS[name]} kills hit it")
 
 
 @pytest.fixture
