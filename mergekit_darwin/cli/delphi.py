@@ -23,7 +23,7 @@ from mergekit_darwin.talk import setup_logging, verbosity
     "--out", required=True, help="Folder of the run. Given again, the run goes on."
 )
 @click.option("--samples", default=16, show_default=True, help="Most samples an item.")
-@click.option("--stage", default=4, show_default=True, help="Samples between looks.")
+@click.option("--stage", default=2, show_default=True, help="Samples between looks.")
 @click.option(
     "--risk",
     default=0.01,

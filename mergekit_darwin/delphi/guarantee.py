@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_darwin.delphi.vote import Plan, chance_of_change, may_stop
+from mergekit_darwin.delphi.vote import Plan, chance_if_losing, may_stop
 from mergekit_darwin.errors import DarwinError
 
 MOST_SAMPLES = 64  # as many as any task of the harness draws; enumerated in seconds
@@ -35,7 +35,7 @@ class Worst:
     votes: tuple[int, int, int]
 
 
-def make_plan(samples: int = 16, stage: int = 4, risk: float = 0.01) -> Plan:
+def make_plan(samples: int = 16, stage: int = 2, risk: float = 0.01) -> Plan:
     """Return the plan that stops earliest and keeps its worst disagreement <= risk.
 
     Risk 0 gives the vote of all samples, exactly, ties included. Raises DarwinError for
@@ -80,12 +80,12 @@ def _tolerance(samples: int, stage: int, risk: float) -> float:
 
 
 def _chances(samples: int, stage: int) -> list[float]:
-    """Return the chances of a change below 0.5 that can occur at a look, ascending."""
+    """Return the chances below 0.5 that a lead can have after a stage, ascending."""
     found = {
-        chance_of_change(lead, second, samples - look)
-        for look in Plan(samples, stage, 0.0).looks[:-1]
+        chance_if_losing(lead, second, samples - look)
+        for look in range(stage, samples, stage)
         for second in range(look // 2 + 1)
-        for lead in range(second, look - second + 1)
+        for lead in range(second + 1, look - second + 1)
     }
     return sorted(chance for chance in found if 0.0 < chance < 0.5)
 
@@ -124,8 +124,7 @@ def _one_more(sequences: np.ndarray) -> np.ndarray:
 def _stops(plan: Plan, drawn: int, answers: int) -> tuple[Any, Any]:
     """Return where a plan stops after `drawn` samples, and where the first leads then.
 
-    Two bool arrays over votes. A stop has one leader: with equal votes the chance of a
-    change is a half, above every tolerance.
+    Two bool arrays over votes. A stop has one leader.
     """
     size = plan.samples + 1
     table = np.zeros((size, size), dtype=bool)

@@ -110,8 +110,9 @@ def _promise(report: Report) -> str:
     votes = ":".join(str(count) for count in worst.votes if count)
     promise = (
         f"Up to {plan.samples} samples in stages of {plan.stage}; drawing stops once"
-        " the lead can no longer be overtaken, or the predictive chance that the winner"
-        f" changes is at most {plan.tolerance:.3g}. Risk asked for: {report.risk:g}."
+        " the lead can no longer be overtaken, or would be as large with a chance of at"
+        f" most {plan.tolerance:.3g} if its answer lost. Risk asked for:"
+        f" {report.risk:g}."
     )
     promise += (
         " The stopped vote is always that of all samples."

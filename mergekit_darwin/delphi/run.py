@@ -44,7 +44,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int = 16
-    stage: int = 4
+    stage: int = 2
     risk: FiniteFloat = 0.01
     temperature: Annotated[FiniteFloat, Field(gt=0.0)] = 0.7
     seed: int = 1

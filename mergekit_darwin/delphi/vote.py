@@ -17,8 +17,8 @@ from math import comb
 class Plan:
     """How many samples at most, how many a stage, and when the vote may stop.
 
-    tolerance, in [0, 0.5), is the largest chance of a change at which drawing stops;
-    0 stops only where the leader can no longer be overtaken. It is not the user's risk:
+    tolerance, in [0, 0.5), is the largest chance_if_losing at which drawing stops; 0
+    stops only where the leader can no longer be overtaken. It is not the user's risk:
     guarantee.make_plan finds the tolerance that keeps a risk.
     """
 
@@ -28,20 +28,24 @@ class Plan:
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """How many samples are drawn each time the vote is looked at."""
-        return (*range(self.stage, self.samples, self.stage), self.samples)
+        """How many samples are drawn each time the vote is looked at.
+
+        Stages after which not even one answer alone could stop it are drawn together.
+        """
+        ends = range(self.stage, self.samples, self.stage)
+        open_ = (n for n in ends if may_stop(n, 0, self.samples - n, self.tolerance))
+        return (*open_, self.samples)
 
 
 @dataclass(frozen=True)
 class Decision:
     """What the samples so far say: the winner, and whether to stop at it.
 
-    winner is None where no sample had an answer; chance is that of a change, in [0, 1].
+    winner is None where no sample had an answer.
     """
 
     stop: bool
     winner: str | None
-    chance: float
 
 
 def winner(answers: Sequence[str | None]) -> str | None:
@@ -62,34 +66,29 @@ def winner(answers: Sequence[str | None]) -> str | None:
 
 
 @cache
-def chance_of_change(lead: int, second: int, left: int) -> float:
-    """Return the predictive chance that the runner-up overtakes the leader.
+def chance_if_losing(lead: int, second: int, left: int) -> float:
+    """Return how likely so large a lead is if the leader loses in the end, at most.
 
     lead and second are their votes, left the samples still to come, all taken to be for
-    one of the two. J of them go to the leader, J ~ BetaBinomial(left, lead + 1,
-    second + 1) (a uniform prior on the leader's share):
+    one of the two: T votes in the end. Of these a leader that loses by the least has
+    (T - 1) // 2, and the votes so far are a part of them in random order:
 
-        P(lead + J < second + left - J) + P(lead + J = second + left - J) / 2
+        P(X >= lead), X ~ Hypergeometric(T, (T - 1) // 2, lead + second)
 
-    Computed in whole numbers, divided once.
+    0 where it cannot lose: where all that is left could at most draw level. Computed in
+    whole numbers, divided once. Source: the question of an audit that draws ballots
+    without replacement (Stark, arXiv 2201.02707).
     """
-    doubled = 0
-    for to_leader in range(left + 1):
-        margin = lead + to_leader - (second + left - to_leader)
-        if margin > 0:
-            break
-        ways = comb(lead + to_leader, lead) * comb(second + left - to_leader, second)
-        doubled += ways if margin == 0 else 2 * ways
-    return doubled / (2 * comb(lead + second + left + 1, left))
+    drawn = lead + second
+    mine = (drawn + left - 1) // 2
+    others = drawn + left - mine
+    ways = sum(comb(mine, x) * comb(others, drawn - x) for x in range(lead, drawn + 1))
+    return ways / comb(mine + others, drawn)
 
 
 def may_stop(lead: int, second: int, left: int, tolerance: float) -> bool:
-    """Return whether drawing may stop: the lead is safe, or a change unlikely enough.
-
-    A lead is safe where all samples left could at most draw level.
-    """
-    safe = lead - second >= left
-    return safe or chance_of_change(lead, second, left) <= tolerance
+    """Return whether drawing may stop: there is a leader, and it hardly loses."""
+    return lead > second and chance_if_losing(lead, second, left) <= tolerance
 
 
 def decide(answers: Sequence[str | None], plan: Plan) -> Decision:
@@ -97,12 +96,8 @@ def decide(answers: Sequence[str | None], plan: Plan) -> Decision:
     votes = Counter(answer for answer in answers if answer is not None)
     lead, second = (*sorted(votes.values(), reverse=True), 0, 0)[:2]
     left = plan.samples - len(answers)
-    safe = lead - second >= left
-    return Decision(
-        stop=may_stop(lead, second, left, plan.tolerance),
-        winner=winner(answers),
-        chance=0.0 if safe else chance_of_change(lead, second, left),
-    )
+    stop = left == 0 or may_stop(lead, second, left, plan.tolerance)
+    return Decision(stop, winner(answers))
 
 
 def replay(answers: Sequence[str | None], plan: Plan) -> tuple[int, Decision]:
