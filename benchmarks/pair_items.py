@@ -53,55 +53,23 @@ def words(rng: random.Random) -> Iterator[Item]:
 
 
 def korean(rng: random.Random) -> Iterator[Item]:
-    """Yield numbers to be read in Korean (Sino-Korean words)."""
+    """Yield four digits to be read one by one in Korean, as telephone numbers are."""
     while True:
-        n = rng.randrange(11, 10000)
-        yield str(n), f"{n} in Korean =", f" {korean_number(n)}\n"
+        digits = f"{rng.randrange(10000):04}"
+        said = "".join(KOREAN_DIGITS[int(x)] for x in digits)
+        yield digits, f"{digits} in Korean =", f" {said}\n"
 
 
 def german(rng: random.Random) -> Iterator[Item]:
-    """Yield numbers to be read in German."""
+    """Yield four digits to be read one by one in German."""
     while True:
-        n = rng.randrange(11, 10000)
-        yield str(n), f"{n} in German =", f" {german_number(n)}\n"
+        digits = f"{rng.randrange(10000):04}"
+        said = " ".join(GERMAN_DIGITS[int(x)] for x in digits)
+        yield digits, f"{digits} in German =", f" {said}\n"
 
 
-def korean_number(n: int) -> str:
-    """Return a number in 1..9999 in Sino-Korean words; a leading one is not said."""
-    digits = "영일이삼사오육칠팔구"
-    parts = []
-    for unit, name in ((1000, "천"), (100, "백"), (10, "십"), (1, "")):
-        digit = n // unit % 10
-        if digit:
-            parts.append(("" if digit == 1 and name else digits[digit]) + name)
-    return "".join(parts)
-
-
-GERMAN_ONES = (
-    "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn "
-    "vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn"
-).split()
-GERMAN_TENS = (
-    "- - zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig"
-).split()
-
-
-def german_number(n: int) -> str:
-    """Return a number in 1..9999 in German, one word."""
-    if n >= 1000:
-        return GERMAN_ONES[n // 1000] + "tausend" + german_rest(n % 1000)
-    if n >= 100:
-        return GERMAN_ONES[n // 100] + "hundert" + german_rest(n % 100)
-    if n < 20:
-        return "eins" if n == 1 else GERMAN_ONES[n]
-    ones = GERMAN_ONES[n % 10] + "und" if n % 10 else ""
-    return ones + GERMAN_TENS[n // 10]
-
-
-def german_rest(n: int) -> str:
-    """Return what follows hundreds or thousands; nothing for zero."""
-    return german_number(n) if n else ""
-
+KOREAN_DIGITS = "공일이삼사오육칠팔구"
+GERMAN_DIGITS = "null eins zwei drei vier fünf sechs sieben acht neun".split()
 
 SKILLS: dict[str, Callable[[random.Random], Iterator[Item]]] = {
     "sums": sums,

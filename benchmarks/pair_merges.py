@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 import yaml
 from mergekit.options import MergeOptions
-from pair_items import PAIRS, Pair, read_jsonl, write_jsonl
+from pair_items import PAIRS, read_jsonl
 from pair_models import load
 from pair_scores import exact
 
@@ -20,10 +21,10 @@ LAMBDAS = (0.7, 1.0, 1.4, 2.0)
 RATIOS = (0.2, 0.4, 0.6, 0.8)
 """Sixteen uniform merges: base + lambda ((1 - ratio) father + ratio mother's delta)."""
 EVALUATIONS = len(LAMBDAS) * len(RATIOS)
-SEARCH_ITEMS = 64
-"""Of each skill; the grid and evolve read the same ones."""
-PROBE_ITEMS = 16
-"""Search items a skill that evolve's scan reads: 31 forwards of each."""
+SEARCH_ITEMS = 128
+"""Of a pair, its skills in equal parts; the grid and evolve read the same ones."""
+PROBE_ITEMS = 32
+"""Of a pair: search items that evolve's scan reads, 31 forwards of each."""
 
 
 def make_uniform(out: Path, name: str, seed: int) -> None:
@@ -50,7 +51,8 @@ def make_grid(out: Path, name: str) -> None:
         for x in (pair.father, pair.mother)
     )
     files = [out / "items" / x / "search.jsonl" for x in pair.skills]
-    items = [read_jsonl(file)[:SEARCH_ITEMS] for file in files]
+    each = SEARCH_ITEMS // len(pair.skills)
+    items = [read_jsonl(file)[:each] for file in files]
 
     def mix(scale: float, ratio: float) -> None:
         for key, weight in child.named_parameters():
@@ -71,21 +73,13 @@ def make_grid(out: Path, name: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _few_probes(out: Path, pair: Pair) -> Path:
-    """Return a folder with a few training items, scanned in place of the packaged
-    probes: evolve gives those no weight, and they cost most of its scan."""
-    folder = out / "probes" / pair.father
-    items = read_jsonl(out / "items" / pair.skills[0] / "refit.jsonl")
-    write_jsonl(folder / "few.jsonl", items[:8])
-    return folder
-
-
 def evolve(out: Path, name: str, seed: int) -> None:
     """Breed the pair as mergekit-darwin-evolve does, with as many merges as the grid.
 
-    The final model is copied to merged/NAME/evolve_seedN. A scan of an earlier seed
-    (RUN/mds) that was copied to out/mds/NAME is used again. evolve's own held-out table
-    is as short as its search; the final model is scored on all items afterwards.
+    The final model becomes merged/NAME/evolve_seedN, and the run is stopped there: its
+    health check and its held-out table, as short as its search, would cost as much as
+    half of the merges. A scan of an earlier seed (RUN/mds) that was copied to
+    out/mds/NAME is used again.
     """
     pair, models = PAIRS[name], out / "models"
     config = {
@@ -96,9 +90,8 @@ def evolve(out: Path, name: str, seed: int) -> None:
         "include_path": str(out / "tasks"),
         "tasks": [f"{x}_search" for x in pair.skills],
         "heldout": [f"{x}_heldout" for x in pair.skills],
-        "limit": SEARCH_ITEMS,
-        "probes": str(_few_probes(out, pair)),
-        "probe_items": PROBE_ITEMS,
+        "limit": SEARCH_ITEMS // len(pair.skills),
+        "probe_items": PROBE_ITEMS // len(pair.skills),
         "search": {"seed": seed, "max_evaluations": EVALUATIONS},
     }
     scanned = out / "mds" / name
@@ -110,6 +103,9 @@ def evolve(out: Path, name: str, seed: int) -> None:
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     command = "from mergekit_darwin.cli.evolve import main; main()"
     arguments = [str(path), "--storage-path", str(run), "--in-memory"]
-    # Exit code 3 is a finished run whose child is unhealthy: a row like the others.
-    subprocess.run([sys.executable, "-c", command, *arguments], check=False)
-    shutil.copytree(run / "final_model", out / "merged" / name / f"evolve_seed{seed}")
+    final = run / "final_model"
+    with subprocess.Popen([sys.executable, "-c", command, *arguments]) as running:
+        while running.poll() is None and not final.exists():
+            time.sleep(1)
+        running.terminate()
+    shutil.copytree(final, out / "merged" / name / f"evolve_seed{seed}")

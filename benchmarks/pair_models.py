@@ -30,8 +30,8 @@ RECIPES = {
     "sums": Recipe(("sums",), 100, 1),
     "differences": Recipe(("differences",), 100, 2),
     "words": Recipe(("words",), 100, 3),
-    "sums_korean": Recipe(("sums", "korean"), 80, 4, start="sums"),
-    "words_german": Recipe(("words", "german"), 80, 5, start="words"),
+    "sums_korean": Recipe(("sums", "korean"), 200, 4, start="sums"),
+    "words_german": Recipe(("words", "german"), 200, 5, start="words"),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from pair_items import read_jsonl
 from pair_models import answers, encode, load
+from pair_table import GENERAL, Score, known_scores
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -16,9 +17,6 @@ PROSE_TOKENS = 96
 PROSE_EACH = 15
 """Texts of each language that are read."""
 TOGETHER = 32
-
-Score = tuple[float, float]
-"""(mean, standard error of the mean)."""
 
 
 @torch.no_grad()
@@ -77,36 +75,41 @@ def general_texts(out: Path) -> list[dict[str, str]]:
 
 
 def score(
-    out: Path, model: LlamaForCausalLM, tokenizer: AutoTokenizer, skills: list[str]
+    out: Path, model: LlamaForCausalLM, tokenizer: AutoTokenizer, wanted: list[str]
 ) -> tuple[dict[str, Score], dict[str, str]]:
     """Return held-out scores, and for each skill its items as a string of 0 and 1.
 
-    The scores are those of the skills and `general`, the loss, also by language.
+    wanted are skills and `general`, the loss, which is given by language as well.
     """
     result, right = {}, {}
-    for skill in skills:
+    for skill in (x for x in wanted if x != GENERAL):
         items = read_jsonl(out / "items" / skill / "heldout.jsonl")
         answered = exact(model, tokenizer, items)
         result[skill] = share(answered)
         right[skill] = "".join(str(int(x)) for x in answered)
+    if GENERAL not in wanted:
+        return result, right
     texts = general_texts(out)
     found = losses(model, tokenizer, texts)
-    result["general"] = per_token(found)
+    result[GENERAL] = per_token(found)
     for language in dict.fromkeys(x["language"] for x in texts):
         mine = [
             loss
             for loss, x in zip(found, texts, strict=True)
             if x["language"] == language
         ]
-        result[f"general {language}"] = per_token(mine)
+        result[f"{GENERAL} {language}"] = per_token(mine)
     return result, right
 
 
 def score_folders(out: Path, folders: list[Path], skills: list[str]) -> None:
-    """Print the scores of each model and append them to out/scores.jsonl."""
+    """Print the scores of each model that are not known yet, and append them to
+    out/scores.jsonl. Whoever makes a model anew takes its lines out."""
     for folder in folders:
         started = time.time()
-        found, right = score(out, *load(folder), skills)
+        known = known_scores(out).get((out / folder).resolve(), {})
+        wanted = [x for x in (*skills, GENERAL) if x not in known]
+        found, right = score(out, *load(out / folder), wanted)
         line = {"model": str(folder), "scores": found, "right": right}
         with (out / "scores.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

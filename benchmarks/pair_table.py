@@ -1,13 +1,22 @@
 """The comparison of a pair as a Markdown table, from the scores that were measured."""
 
-import json
 import math
 from pathlib import Path
 
-from pair_items import PAIRS
+from pair_items import PAIRS, read_jsonl
 
 Score = tuple[float, float]
 """(mean, standard error of the mean)."""
+GENERAL = "general"
+
+
+def known_scores(out: Path) -> dict[Path, dict[str, Score]]:
+    """Return all scores of out/scores.jsonl, by model."""
+    found: dict[Path, dict[str, Score]] = {}
+    file = out / "scores.jsonl"
+    for record in read_jsonl(file) if file.exists() else []:
+        found.setdefault((out / record["model"]).resolve(), {}).update(record["scores"])
+    return found
 
 
 def table(out: Path, name: str) -> str:
@@ -16,11 +25,7 @@ def table(out: Path, name: str) -> str:
     The mean is over the pair's skills; general text is in nats a token, lower better.
     """
     pair = PAIRS[name]
-    found: dict[Path, dict[str, Score]] = {}
-    for line in (out / "scores.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        model = (out / record["model"]).resolve()
-        found.setdefault(model, {}).update(record["scores"])
+    found = known_scores(out)
     models = out / "models"
     rows = {
         "base": models / "base",
@@ -35,7 +40,7 @@ def table(out: Path, name: str) -> str:
         scores = found.get(folder.resolve(), {})
         if all(skill in scores for skill in pair.skills):
             skills = [scores[skill] for skill in pair.skills]
-            cells = [*skills, _mean(skills), scores["general"]]
+            cells = [*skills, _mean(skills), scores[GENERAL]]
             lines.append(_line([label, *(f"{m:.3f} ± {e:.3f}" for m, e in cells)]))
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ train     train the named parents: sums differences words sums_korean words_germ
 uniform   merge the named pairs (meet apart languages) as mergekit does; --seed
 grid      search the uniform merges of the named pairs on the search items
 evolve    breed the named pairs with as many merges; --seed
+refit     refit children of one pair: NAME CHILD ...; --texts a skill from --first on
 score     score the named folders on held-out items of --skills and on general text
 table     print the comparison of the named pairs
 
@@ -26,6 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from pair_items import SKILLS, write_items
 from pair_merges import evolve, make_grid, make_uniform
 from pair_models import make_base, train
+from pair_refit import Texts, refit
 from pair_scores import score_folders
 from pair_table import table
 
@@ -48,9 +50,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--texts", type=int, default=Texts.count)
+    parser.add_argument("--first", type=int, default=Texts.first)
     parser.add_argument("--skills", nargs="+", choices=SKILLS, default=list(SKILLS))
     options = parser.parse_args()
     out, names, seed = options.out.resolve(), options.names, options.seed
+    texts = Texts(options.texts, options.first)
     steps: dict[str, Callable[[], object]] = {
         "items": lambda: write_items(out),
         "base": lambda: make_base(options.gguf or wheel_gguf(), out / "models/base"),
@@ -58,6 +63,7 @@ def main() -> None:
         "uniform": lambda: [make_uniform(out, x, seed) for x in names],
         "grid": lambda: [make_grid(out, x) for x in names],
         "evolve": lambda: [evolve(out, x, seed) for x in names],
+        "refit": lambda: [refit(out, names[0], x, texts) for x in names[1:]],
         "score": lambda: score_folders(out, list(map(Path, names)), options.skills),
         "table": lambda: [print(table(out, x)) for x in names],
     }
