@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def read_yamls(file: Path, unreadable: str) -> list[Any]:
     """Return the documents of a YAML file: plain values, of bounded depth and size.
 
     Raises DarwinError as read_text does, also where a value is nested more than 100
-    deep or aliases make more than a million values of it.
+    deep, aliases make more than a million values of it, or a key stands twice.
     """
     text = read_text(file, unreadable)
     with about(unreadable):
@@ -70,10 +71,44 @@ def read_yamls(file: Path, unreadable: str) -> list[Any]:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_NESTED:
                 raise ValueError(f"it is nested more than {_MOST_NESTED} deep")
+        for node in yaml.compose_all(text, Loader=yaml.SafeLoader):
+            _refuse_twice(node, set())
         documents = list(yaml.safe_load_all(text))
         if _values(documents, {}) > _MOST_VALUES:
             raise ValueError(f"its aliases make more than {_MOST_VALUES} values of it")
         return documents
+
+
+def _refuse_twice(node: yaml.Node | None, seen: set[int]) -> None:
+    """Raise ValueError if a key stands twice in a mapping: YAML drops the first."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    inside = node.value
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in inside if isinstance(key, yaml.ScalarNode)]
+        _refuse_repeated(keys, f" near line {node.start_mark.line + 1}")
+        inside = [part for pair in inside for part in pair]
+    for part in inside:
+        _refuse_twice(part, seen)
+
+
+def _refuse_repeated(keys: list[str], place: str = "") -> None:
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice{place}; keep one")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds. Raises ValueError, also for a key twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            _refuse_repeated([key for key, _ in pairs])
+        return found
+
+    return json.loads(text, object_pairs_hook=once)
 
 
 def _values(value: Any, known: dict[int, float]) -> float:
@@ -97,8 +132,10 @@ def read_document(
     """
     content = read_bytes(file, unreadable)
     try:
-        return schema.model_validate_json(content)
-    except ValidationError as error:
+        found = schema.model_validate_json(content)
+        parse_json(content)
+        return found
+    except ValueError as error:  # pydantic's too
         raise DarwinError(f"{unfit}; {reason(error)}.{advice}") from None
 
 

@@ -23,6 +23,7 @@ from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.harness import load_tasks, open_model, quiet
 from mergekit_darwin.locks import locked
+from mergekit_darwin.models.config import check_files
 from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -137,6 +138,7 @@ def _readers(tasks: Sequence[str], options: Options) -> list[Reader]:
 
 
 def _opened(model: str, options: Options) -> Any:
+    check_files(model)
     given = {"pretrained": model, **options.model_args}
     if options.model_type == "hf" and options.device == "cpu":
         given.setdefault("dtype", "float32")  # as evolve measures on a CPU

@@ -33,7 +33,7 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_darwin.errors import DarwinError, reason, some
-from mergekit_darwin.models.config import check_config
+from mergekit_darwin.models.config import check_config, check_files
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
 _NO_WEIGHTS = {  # as safetensors and torch name them
@@ -202,6 +202,7 @@ def open_checkpoint(
             f"{reference} is a model with a LoRA, which is merged into a copy first;"
             " --lora-merge-cache must name a folder for that copy."
         )
+    check_files(reference.model.path)
     try:
         index = cache.get(reference).index
     except Exception as error:

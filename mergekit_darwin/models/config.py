@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,21 @@ from mergekit_darwin.files import read_text
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _LAYERS = 1000  # a declared depth up to this needs no tensors to prove it (our choice)
+
+
+def check_files(folder: str | Path) -> None:
+    """Refuse a model's folder that holds what is neither a file nor a folder.
+
+    Of a fifo or a device nothing may ever come, or no end. Raises DarwinError.
+    """
+    for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
+        with suppress(OSError):  # links to nothing are missed by those who need them
+            mode = path.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise DarwinError(
+                    f"A model's folder must hold regular files; {path} is none. Take"
+                    " it away, or download the model again."
+                )
 
 
 def check_config(model: ModelReference, folder: str, tensors: int, remote: bool) -> Any:

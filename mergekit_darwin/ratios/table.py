@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, about
-from mergekit_darwin.files import read_text
+from mergekit_darwin.files import parse_json, read_text
 from mergekit_darwin.models.names import Site
 from mergekit_darwin.ratios.rules import COLUMNS, Prescription, Scores
 
@@ -107,7 +107,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     with about(f"ratios: {path} must be JSON"):
-        rows = json.loads(text)
+        rows = parse_json(text)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DarwinError(f"ratios: {path} must be a list of objects.")
     for place, row in enumerate(rows, start=1):

@@ -12,10 +12,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from tests.trust import stage
 from tests.trust.matrix import COMMANDS
@@ -47,6 +49,7 @@ class Forked:
             code = 99
             try:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+                tqdm.set_lock(threading.RLock())  # forks share its own: a kill keeps it
                 code = invoke(words).exit_code
             finally:
                 os._exit(code)
