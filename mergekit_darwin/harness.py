@@ -105,7 +105,7 @@ def open_model(
     rest = {"batch_size": batch_size, "device": device}
     try:
         return get_model(kind).create_from_arg_obj(dict(args), rest)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # whatever transformers and its tokenizers raise
         named = args.get("pretrained") or args.get("model") or kind
         raise DarwinError(
             f"{named} cannot be opened as {kind} ({first_line(error)})."

@@ -19,7 +19,7 @@ from mergekit_darwin.delphi.page import markdown
 from mergekit_darwin.delphi.picture import draw_report
 from mergekit_darwin.delphi.report import Report, make_report
 from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, about, nearest
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.harness import load_tasks, open_model, quiet
 from mergekit_darwin.locks import locked
@@ -103,10 +103,11 @@ def consensus(
         settings = _settings(model, options, items)
         _check_same(folder / SETTINGS_NAME, settings)
         log = Samples(folder / SAMPLES_NAME)
-        if options.greedy:
-            greedy(inner, items, log)
         sampling = Sampling(options.temperature, options.seed, options.gen_kwargs)
-        draw(Source(inner, sampling), items, plan, log, every=options.shadow)
+        with about("The model must give a text for every item"):
+            if options.greedy:
+                greedy(inner, items, log)
+            draw(Source(inner, sampling), items, plan, log, every=options.shadow)
         held = {
             reader.name: [log.of(item.key) for item in items if item.reader is reader]
             for reader in readers

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.architecture.base import ConfiguredModelArchitecture
+from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
+from mergekit_darwin.errors import about
 from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
 from mergekit_darwin.merge.fit import check_fit
 from mergekit_darwin.merge.lost import lost_names, written_names
@@ -36,6 +38,9 @@ def fit_of(
     cannot be opened.
     """
     options = options or MergeOptions()
+    for key in ("dtype", "out_dtype"):
+        with about(f"{key} must be a type of torch's, as bfloat16"):
+            dtype_from_name(getattr(config, key) or "float32")
     rows: list[Finding] = []
     for roles in dict.fromkeys(all_roles(config)):
         found = _fit_of_roles(config, roles, options)

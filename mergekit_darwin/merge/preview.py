@@ -198,7 +198,8 @@ def ratio_rows(planned: Iterable[Planned], *, quiet: bool = True) -> list[Prescr
     heavy = [
         tensor for tensor in planned if needs_weights(tensor.name, tensor.settings)
     ]
-    profiles = dict(measured(heavy, quiet=quiet))
+    with about("mergekit must load the weights that ratios rest on"):
+        profiles = dict(measured(heavy, quiet=quiet))
     return [row_of(tensor, profiles.get(tensor.name)) for tensor in planned]
 
 

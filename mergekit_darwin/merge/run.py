@@ -62,9 +62,12 @@ class MergeRun:
     def record(self, row: Prescription, *, parent: str | None) -> None:
         """Note a finished tensor; parent names whom it equals bit for bit, if anyone.
 
-        The last tensor closes the record. Raises DarwinError if nothing was merged.
+        The last tensor closes the record. Raises DarwinError if nothing was merged, or
+        another run is writing to the same folder.
         """
         with self._lock:
+            if self.out_path is not None and not self._rows:
+                self.hold = Hold(Path(self.out_path), "output folder")
             self._rows[row.name] = row
             if parent is None:
                 self._changed = True
@@ -198,5 +201,3 @@ def _check(run: MergeRun) -> None:
     if found is not None:
         run.out_path = found.out_path
         run.copied = check_run(found)
-        if found.out_path is not None:
-            run.hold = Hold(Path(found.out_path), "output folder")

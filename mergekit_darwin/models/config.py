@@ -46,7 +46,7 @@ def check_config(model: ModelReference, folder: str, tensors: int, remote: bool)
     with about(f"{path} must be a config that transformers reads"):
         config = model.config(trust_remote_code=remote)
     names = getattr(config, "architectures", None)
-    if not isinstance(names, list) or len(names) != 1:
+    if not isinstance(names, list) or [type(name) for name in names] != [str]:
         raise DarwinError(
             f"{path} must name one architecture, as ['LlamaForCausalLM'], under"
             f" architectures; got {names!r}."

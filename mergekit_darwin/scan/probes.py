@@ -178,7 +178,8 @@ def encode(
     """
     if max_tokens < 2:
         raise DarwinError(f"An item needs at least 2 tokens; got {max_tokens} at most.")
-    return [_encode(tokenizer, item, max_tokens) for item in items]
+    with about("A tokenizer must take every item of the probes"):
+        return [_encode(tokenizer, item, max_tokens) for item in items]
 
 
 def check_tokens(items: Iterable[Encoded], name: str, model: Any) -> None:
