@@ -17,7 +17,8 @@ from mergekit_darwin.errors import DarwinError, about, reason
 from mergekit_darwin.locks import beside
 
 Document = TypeVar("Document", bound=BaseModel)
-_MOST_NESTED, _MOST_VALUES = 100, 1_000_000
+_MOST_NESTED, _MOST_VALUES, _LONGEST = 100, 1_000_000, 8_000_000
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the former is of C
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz")
 _OF_MODELS = (
     "config.json",
@@ -61,22 +62,30 @@ def read_yamls(file: Path, unreadable: str) -> list[Any]:
     """Return the documents of a YAML file: plain values, of bounded depth and size.
 
     Raises DarwinError as read_text does, also where a value is nested more than 100
-    deep, aliases make more than a million values of it, or a key stands twice.
+    deep, aliases make more than a million values of it, a key stands twice, or there
+    are more than 8 million characters.
     """
     text = read_text(file, unreadable)
     with about(unreadable):
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MOST_NESTED:
-                raise ValueError(f"it is nested more than {_MOST_NESTED} deep")
-        for node in yaml.compose_all(text, Loader=yaml.SafeLoader):
-            _refuse_twice(node, set())
-        documents = list(yaml.safe_load_all(text))
-        if _values(documents, {}) > _MOST_VALUES:
-            raise ValueError(f"its aliases make more than {_MOST_VALUES} values of it")
-        return documents
+        return parse_yamls(text)
+
+
+def parse_yamls(text: str) -> list[Any]:
+    """Return the documents of a YAML text, as read_yamls says. Raises ValueError."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"it is longer than {_LONGEST} characters")
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_NESTED:
+            raise ValueError(f"it is nested more than {_MOST_NESTED} deep")
+    for node in yaml.compose_all(text, Loader=_LOADER):
+        _refuse_twice(node, set())
+    documents = list(yaml.load_all(text, Loader=_LOADER))
+    if _values(documents, {}) > _MOST_VALUES:
+        raise ValueError(f"its aliases make more than {_MOST_VALUES} values of it")
+    return documents
 
 
 def _refuse_twice(node: yaml.Node | None, seen: set[int]) -> None:

@@ -17,6 +17,7 @@ from mergekit_darwin.merge.headers import all_roles, fit_of
 from mergekit_darwin.merge.loaded import LoadedReport, LoadedTable
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import check_names, check_value
+from mergekit_darwin.merge.source import check_source
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.scan.report import check_covers, check_identity
 
@@ -34,6 +35,8 @@ def check_run(found: Planning) -> frozenset[str]:
             _refuse_own_parameters(model)
         return frozenset()
     config, planner = found.config, found.planner
+    if found.source is not None:
+        check_source(found.source)
     _refuse_own_output(config, found.out_path)
     for where, given in _parameter_places(config):
         check_names(given, where)

@@ -10,7 +10,7 @@ tests/merge/test_frames.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -23,12 +23,14 @@ class Planning:
     """A run that mergekit is planning.
 
     config is its MergeConfiguration (or that of mergekit-pytorch), out_path the folder
-    it will write, None for a mere plan; planner is None for mergekit-pytorch.
+    it will write, None for a mere plan; planner is None for mergekit-pytorch; source is
+    the YAML as it was written, where mergekit was given it.
     """
 
     config: Any
     out_path: str | None
     planner: Any = None
+    source: str | None = None
 
 
 def planning() -> Planning | None:
@@ -36,7 +38,9 @@ def planning() -> Planning | None:
     for frame in _callers():
         owner: Any = frame.f_locals.get("self")
         if type(owner).__name__ == "MergePlanner":
-            return Planning(owner.config, _out_path(frame), owner)
+            run = _running(frame)
+            out_path, source = run.get("out_path"), run.get("config_source")
+            return Planning(owner.config, out_path, owner, source)
         if frame.f_code.co_name == "plan_flat_merge":
             return Planning(frame.f_locals["config"], frame.f_locals["out_path"])
     return None
@@ -51,12 +55,11 @@ def _callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _out_path(frame: FrameType | None) -> str | None:
-    """Return the folder a run_merge in progress will write, None for a mere plan."""
+def _running(frame: FrameType | None) -> Mapping[str, Any]:
+    """Return the locals of a run_merge in progress, none of them for a mere plan."""
     while frame is not None and frame.f_back is not None:
         caller = frame.f_back
         if frame.f_code.co_name == "plan_to_disk":
-            running = caller.f_code.co_name == "run_merge"
-            return frame.f_locals.get("out_path") if running else None
+            return caller.f_locals if caller.f_code.co_name == "run_merge" else {}
         frame = caller
-    return None
+    return {}

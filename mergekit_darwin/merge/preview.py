@@ -36,6 +36,7 @@ from mergekit_darwin.merge.provider import (
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.run import MergeRun
 from mergekit_darwin.merge.settings import MergeSettings, settle
+from mergekit_darwin.merge.source import check_keys
 from mergekit_darwin.models.checkpoint import (
     Checkpoint,
     inputs_of,
@@ -149,6 +150,8 @@ def _merges(
     """Return the merges of a file by name, and the steps that each is made from."""
     documents = read_yamls(path, f"{path} cannot be read as YAML")
     alone = documents[0] if len(documents) == 1 else {"name": None}
+    for document in documents:
+        check_keys(document)
     with about(f"{path} must be a mergekit configuration"):
         if isinstance(alone, dict) and "name" in alone:
             return load_config(path.read_text(encoding="utf-8"), folder)

@@ -222,6 +222,12 @@ def open_checkpoint(
         for name, tensor in _meta_tensors(index.base_path, index.tensor_paths).items():
             dtype = str(tensor.dtype).removeprefix("torch.")
             headers[name] = TensorHeader(name, dtype, tuple(tensor.shape))
+    absent = sorted(set(index.tensor_paths) - set(headers))
+    if absent or not headers:
+        raise DarwinError(
+            f"The files of {reference} must hold what its index names; they lack"
+            f" {some(absent, 2) or 'all tensors'}. Download or save the model again."
+        )
     check_config(reference, index.base_path, len(headers), cache.trust_remote_code)
     return Checkpoint(reference, index.base_path, headers, index.is_safetensors)
 
