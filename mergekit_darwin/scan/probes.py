@@ -97,6 +97,10 @@ def read_probes(
     items: dict[str, tuple[ProbeItem, ...]] = {}
     for file in files:
         name = file.stem.upper()
+        if not name.isprintable():
+            raise DarwinError(
+                f"A probe's name must be text that can be shown; rename {file}."
+            )
         if name in items:
             raise DarwinError(
                 f"Probe {name} must come from one file; {folder} has it twice."
