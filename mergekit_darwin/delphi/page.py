@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mergekit_darwin.delphi.compare import Difference, Mean
 from mergekit_darwin.delphi.report import (
     FULL,
@@ -90,7 +92,7 @@ def _costs(report: Report) -> str:
             f" {cost.saved:.1%} | {_tokens(task)} | {task.abstained:.1%} | {stops} |"
         )
     head = (
-        "| task | samples an item | 90 % need | samples saved | tokens |"
+        "| task | samples an item | 90 % of items at most | samples saved | tokens |"
         " samples without answer | items by samples used |"
     )
     return _table(head, rows)
@@ -136,13 +138,17 @@ def _promise(report: Report) -> str:
 def _changed(report: Report) -> str:
     if not any(task.gained or task.lost for task in report.tasks.values()):
         return "None: the stopped vote scores as greedy on every item."
-    names = [name for name in report.tasks if name != "all"]
     return "\n".join(
-        f"- {quoted(name)}: vote better than greedy on"
-        f" {_some(report.tasks[name].gained)}; worse on"
-        f" {_some(report.tasks[name].lost)}"
-        for name in names
+        f"- {name}: vote better than greedy on {_some(_numbers(task.gained))};"
+        f" worse on {_some(_numbers(task.lost))}"
+        for name, task in report.tasks.items()
+        if name != "all"
     )
+
+
+def _numbers(items: Iterable[str]) -> tuple[str, ...]:
+    """Return the numbers of items of one task, named TASK:NUMBER."""
+    return tuple(item.rpartition(":")[2] for item in items)
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,19 @@ def _accuracy(axes: Any, task: TaskReport, name: str) -> None:
 
 def _stops(axes: Any, task: TaskReport) -> None:
     stops = task.cost.stopped_at
-    axes.bar(list(stops), list(stops.values()), color=palette.FATHER, width=1.6)
+    gaps = [after - before for before, after in pairwise(stops)]
+    width = 0.8 * min(gaps, default=1)
+    axes.bar(list(stops), list(stops.values()), color=palette.FATHER, width=width)
     for look, count in stops.items():
         axes.annotate(str(count), (look, count), ha="center", va="bottom", fontsize=8)
-    axes.axvline(task.cost.mean, color=palette.MOTHER, lw=1.2, ls="--")
+    mean = f"mean {task.cost.mean:.1f}"
+    axes.axvline(task.cost.mean, color=palette.MOTHER, lw=1.2, ls="--", label=mean)
+    axes.legend(fontsize=8, loc="upper left")
     axes.set(
-        title=f"{task.cost.saved:.0%} of samples saved",
+        title=f"{task.cost.saved:.0%} of {task.cost.full} samples saved",
         xlabel="stopped after so many samples",
         ylabel="items",
+        xticks=list(stops),
         xlim=(0, task.cost.full + 2),
     )
-    axes.margins(y=0.15)
+    axes.margins(y=0.25)

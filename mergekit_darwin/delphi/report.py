@@ -13,7 +13,7 @@ from typing import Any
 
 from mergekit_darwin.delphi.compare import Difference, Mean, difference, mean_of
 from mergekit_darwin.delphi.guarantee import Worst, worst_disagreement
-from mergekit_darwin.delphi.samples import Key, Sample, chosen, sampled
+from mergekit_darwin.delphi.samples import Sample, chosen, sampled
 from mergekit_darwin.delphi.vote import Plan
 
 FORMAT, VERSION = "mergekit-darwin/delphi", 1
@@ -99,7 +99,7 @@ class Report:
 class _Item:
     """One item: its samples in order, where the plan stops, and the texts it gives."""
 
-    key: Key
+    name: str
     sign: float
     greedy: Sample | None
     drawn: list[Sample]
@@ -146,7 +146,7 @@ def _item(samples: Sequence[Sample], plan: Plan, sign: float) -> _Item:
     look, stopped = chosen(samples, plan)
     whole = replace(plan, stage=plan.samples)
     return _Item(
-        (samples[0].task, samples[0].item),
+        f"{samples[0].task}:{samples[0].item}",
         sign,
         next((s for s in samples if s.stage == 0), None),
         voting,
@@ -175,7 +175,6 @@ def _task(items: Sequence[_Item], plan: Plan, metric: str) -> TaskReport:
         for left, right in pairs
         if left in values and right in values
     )
-    moved = _moved(items) if GREEDY in values else ((), ())
     drawn = [sample for item in items for sample in item.drawn]
     return TaskReport(
         items=len(items),
@@ -186,8 +185,8 @@ def _task(items: Sequence[_Item], plan: Plan, metric: str) -> TaskReport:
         abstained=sum(sample.answer is None for sample in drawn) / len(drawn),
         agreement=_agreement(items) if shadow else None,
         curve=_curve(items, plan, shadow),
-        gained=moved[0],
-        lost=moved[1],
+        gained=_moved(items, 1.0),
+        lost=_moved(items, -1.0),
     )
 
 
@@ -198,7 +197,7 @@ def _cost(items: Sequence[_Item], plan: Plan, shadow: bool) -> Cost:
     return Cost(
         full=plan.samples,
         mean=mean,
-        p90=looks[min(len(looks) - 1, math.ceil(0.9 * len(looks)) - 1)],
+        p90=looks[math.ceil(0.9 * len(looks)) - 1],
         saved=1.0 - mean / plan.samples,
         stopped_at=dict(sorted(Counter(looks).items())),
         tokens=_tokens(used),
@@ -221,27 +220,18 @@ def _agrees(item: _Item, answer: str | None) -> bool:
 
 
 def _agreement(items: Sequence[_Item]) -> Agreement:
-    apart = [item for item in items if not _agrees(item, item.stopped.answer)]
-    return Agreement(
-        1.0 - len(apart) / len(items), tuple(_named(item) for item in apart)
+    apart = tuple(i.name for i in items if not _agrees(i, i.stopped.answer))
+    return Agreement(1.0 - len(apart) / len(items), apart)
+
+
+def _moved(items: Sequence[_Item], sign: float) -> tuple[str, ...]:
+    """Return the items on which the stopped vote beats greedy; by sign -1, loses."""
+    return tuple(
+        item.name
+        for item in items
+        if item.greedy is not None
+        and sign * item.sign * (item.stopped.correct - item.greedy.correct) > 0.0
     )
-
-
-def _moved(items: Sequence[_Item]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the items on which the stopped vote beat greedy, and the reverse."""
-    gained: list[str] = []
-    lost: list[str] = []
-    for item in items:
-        if item.greedy is None:
-            continue
-        gain = item.sign * (item.stopped.correct - item.greedy.correct)
-        if gain:
-            (gained if gain > 0 else lost).append(_named(item))
-    return tuple(gained), tuple(lost)
-
-
-def _named(item: _Item) -> str:
-    return f"{item.key[0]}:{item.key[1]}"
 
 
 def _curve(items: Sequence[_Item], plan: Plan, shadow: bool) -> Curve:
