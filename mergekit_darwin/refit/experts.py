@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mergekit_darwin.refit.solve import product
+from mergekit_darwin.refit.solve import gram
 
 _PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
 
@@ -98,7 +98,7 @@ def kept(
     for x, index in calls:
         rows = x[routed(index, expert)]
         found = products(bank, expert, rows) if len(rows) else []
-        terms = [product(row.x, row.x) for row in found]
+        terms = [gram(row.x) for row in found]
         sums = (
             [a + b for a, b in zip(sums, terms, strict=True)]
             if sums and terms

@@ -18,7 +18,14 @@ from mergekit_darwin.refit.experts import (
     weight_at,
 )
 from mergekit_darwin.refit.order import Stage, Stopped, forwards, units
-from mergekit_darwin.refit.solve import Moments, change, product
+from mergekit_darwin.refit.solve import (
+    Moments,
+    add_gram,
+    change,
+    gram,
+    no_moments,
+    product,
+)
 from mergekit_darwin.refit.streams import Group, Stream
 from mergekit_darwin.refit.teaching import Held, Taught, augmented, chosen, index_of
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
@@ -162,14 +169,16 @@ def _solve_maps(
     rule: Rule,
 ) -> None:
     first = modules[stage.maps[0]]
-    xx: Tensor | None = None
+    xx = torch.empty(0)
     xr: dict[str, Tensor] = {}
     for walk in walks:
         x = walk.stream.rows(walk.read)
         wide = augmented(x, first)
         if stage.writes:
             wide = wide * walk.taught.weights[stage.maps[0]].sqrt()[:, None]
-        xx = _plus(xx, product(wide, wide), walk.share)
+        if not len(xx):
+            xx = no_moments(wide)
+        add_gram(xx, wide, walk.share)
         for path, scale in zip(stage.maps, stage.scales, strict=True):
             aim = walk.taught.outputs[path]
             if rule.residual and scale is not None:
@@ -179,7 +188,7 @@ def _solve_maps(
                 lack = lack * walk.taught.weights[path].sqrt()[:, None]
             lack = product(wide, lack)
             xr[path] = _plus(xr.get(path), lack, walk.share)
-    if xx is None:
+    if not len(xx):
         return
     keep = (
         [(rule.keep / held.tokens, held.moments[stage.maps[0]])] if held.tokens else []
@@ -243,4 +252,4 @@ def _product_moments(
     share, x, outputs = side
     ours = products(bank, expert, x)[place]
     lack = product(ours.x, outputs[place] - ours.y)
-    return share, Moments(product(ours.x, ours.x), lack)
+    return share, Moments(gram(ours.x), lack)

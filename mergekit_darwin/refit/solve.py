@@ -22,14 +22,15 @@ from torch import Tensor
 from mergekit_darwin.errors import DarwinError
 
 _PIECE = 4096  # tokens of one product
+_COLUMNS = 256  # of a gram matrix that are computed together
 
 
 @dataclass
 class Moments:
     """What least squares needs to know of a group's tokens, in float64.
 
-    xx is the sum of x x', [in, in]; xr the sum of x r', [in, out], None where nothing
-    is lacking.
+    xx is the sum of x x', [in, in], its upper triangle at least; xr the sum of x r',
+    [in, out], None where nothing is lacking.
     """
 
     xx: Tensor
@@ -45,23 +46,56 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
+def gram(x: Tensor) -> Tensor:
+    """Return x' x as float64 [in, in] for rows x [n, in]."""
+    return mirror(add_gram(no_moments(x), x, 1.0))
+
+
+def no_moments(x: Tensor) -> Tensor:
+    """Return zeros, float64 [in, in], for rows x [n, in]."""
+    size = x.shape[1]
+    return torch.zeros(size, size, dtype=torch.float64, device=x.device)
+
+
+def add_gram(total: Tensor, x: Tensor, share: float) -> Tensor:
+    """Add share * x' x to a sum in place; what `mirror` can restore is left out."""
+    for start in range(0, x.shape[0], _PIECE):
+        piece = x[start : start + _PIECE].double()
+        for i in range(0, x.shape[1], _COLUMNS):
+            rows = piece[:, i : i + _COLUMNS].T
+            total[i : i + _COLUMNS, i:].addmm_(rows, piece[:, i:], alpha=share)
+    return total
+
+
+def mirror(total: Tensor) -> Tensor:
+    """Put the upper triangle of a matrix over its lower one, in place."""
+    for i in range(0, len(total), _COLUMNS):
+        done = i + _COLUMNS
+        total[done:, i:done] = total[i:done, done:].T
+        corner = total[i:done, i:done]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+    return total
+
+
 def change(parts: Sequence[tuple[float, Moments]], ridge: float) -> Tensor:
     """Return D, float64 [out, in], for (share a token, moments) of every group.
 
-    At least one group must lack something. An input that is zero on all tokens gets no
-    change. Raises DarwinError for NaN and Inf, and where the moments are singular and
-    the ridge is too small to decide.
+    At least one group must lack something; of xx the upper triangle is read. An input
+    that is zero on all tokens gets no change. Raises DarwinError for NaN and Inf, and
+    where the moments are singular and the ridge is too small to decide.
     """
-    gram = sum_of([moments.xx * share for share, moments in parts])
-    lacks = [m.xr * share for share, m in parts if m.xr is not None]
-    lack = sum_of(lacks)
-    if not (bool(torch.isfinite(gram).all()) and bool(torch.isfinite(lack).all())):
+    whole = torch.zeros_like(parts[0][1].xx)
+    for share, moments in parts:
+        whole.add_(moments.xx, alpha=share)
+    mirror(whole)
+    lack = sum_of([m.xr * share for share, m in parts if m.xr is not None])
+    if not (bool(torch.isfinite(whole).all()) and bool(torch.isfinite(lack).all())):
         raise DarwinError("inputs and outputs must be finite; found NaN or Inf.")
-    square = gram.diagonal().clone()
+    square = whole.diagonal().clone()
     unit = torch.where(square > 0.0, square, 1.0).rsqrt()
-    scaled = gram * unit[:, None] * unit[None, :]
-    scaled.diagonal().fill_(1.0 + ridge)
-    factor, failed = torch.linalg.cholesky_ex(scaled)
+    whole.mul_(unit[:, None]).mul_(unit)
+    whole.diagonal().fill_(1.0 + ridge)
+    factor, failed = torch.linalg.cholesky_ex(whole)
     if int(failed):
         raise DarwinError(
             "the moments of its inputs must be regular; they are singular at ridge"

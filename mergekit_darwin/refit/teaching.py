@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mergekit_darwin.refit.order import Stage, forwards, units
-from mergekit_darwin.refit.solve import Moments, product
+from mergekit_darwin.refit.solve import Moments, add_gram, no_moments
 from mergekit_darwin.refit.streams import Group, Stream
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
 
@@ -42,12 +42,11 @@ class Held:
     moments: dict[str, Moments] = field(default_factory=dict)
     calls: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
-    def add(self, path: str, xx: Tensor) -> None:
-        """Add one batch's sum of x x' to a stage's."""
-        if path in self.moments:
-            self.moments[path].xx += xx
-        else:
-            self.moments[path] = Moments(xx)
+    def add(self, path: str, x: Tensor) -> None:
+        """Add one batch's inputs [n, in] to a stage's moments."""
+        if path not in self.moments:
+            self.moments[path] = Moments(no_moments(x))
+        add_gram(self.moments[path].xx, x, 1.0)
 
 
 def chosen(
@@ -144,7 +143,7 @@ def _sums(
                 real = augmented(stream.rows(x), modules[path])
                 if stage.writes:
                     real = real * relative(after[0]).sqrt()[:, None]
-                held.add(path, product(real, real))
+                held.add(path, real)
             return output
 
         return forward

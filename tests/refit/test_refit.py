@@ -26,7 +26,7 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import ProbeOptions, open_model
 from mergekit_darwin.refit.order import find_stages
 from mergekit_darwin.refit.report import Losses, read_refit, verdict_of
-from mergekit_darwin.refit.solve import Moments, change, product
+from mergekit_darwin.refit.solve import Moments, add_gram, change, gram, mirror, product
 from mergekit_darwin.scan.decoder import open_decoder
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from tests.tiny import nudged, save, tiny_llama
@@ -88,8 +88,8 @@ def test_change_is_the_textbook_solution() -> None:
     r = torch.randn(50, 3, generator=draw, dtype=torch.float64)
     held = torch.randn(80, 6, generator=draw, dtype=torch.float64)
     parts = [
-        (1 / 50, Moments(product(x, x), product(x, r))),
-        (2 / 80, Moments(product(held, held))),
+        (1 / 50, Moments(gram(x), product(x, r))),
+        (2 / 80, Moments(gram(held))),
     ]
     scale = ((x**2).mean(0) + 2 * (held**2).mean(0)).sqrt()
     rows = [x / 50**0.5, (2 / 80) ** 0.5 * held, 0.1 * torch.diag(scale)]
@@ -105,9 +105,18 @@ def test_dead_inputs_and_too_few_tokens_get_the_ridges_answer() -> None:
     draw = torch.Generator().manual_seed(0)
     x[:, :4] = torch.randn(3, 4, generator=draw, dtype=torch.float64)
     r = torch.ones(3, 2, dtype=torch.float64)
-    found = change([(1 / 3, Moments(product(x, x), product(x, r)))], 1e-6)
+    found = change([(1 / 3, Moments(gram(x), product(x, r)))], 1e-6)
     assert torch.equal(found[:, 4:], torch.zeros(2, 2, dtype=torch.float64))
     torch.testing.assert_close(x @ found.T, r, rtol=0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 700])
+def test_a_gram_matrix_is_the_product_with_itself(size):
+    x = torch.randn(4100, size, generator=torch.Generator().manual_seed(size))
+    assert torch.allclose(gram(x), x.double().T @ x.double(), rtol=1e-12, atol=1e-9)
+    half = add_gram(gram(x), x, 0.5)
+    assert torch.allclose(mirror(half), 1.5 * gram(x), rtol=1e-12, atol=1e-9)
+    assert torch.equal(gram(x), gram(x).T)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
