@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mergekit_darwin.delphi.answers import Reader, read, score
 from mergekit_darwin.delphi.samples import Key, Sample, Samples, sampled
+from mergekit_darwin.delphi.servers import answering, generated
 from mergekit_darwin.delphi.vote import Plan, replay
-from mergekit_darwin.errors import DarwinError, reason
-from mergekit_darwin.harness import quiet
 
 CALL = 512  # requests in one call at most: full batches, and all that a kill can lose
 
@@ -109,22 +107,8 @@ def _texts(source: Source, wanted: Sequence[tuple[Item, int]], mark: str) -> lis
         _sampling_request(item.request, sampling, setting)
         for (item, _), setting in zip(wanted, settings, strict=True)
     ]
-    with _torch_seed(_seed(sampling.seed, mark)), _answering(inner):
-        return _generated(inner, requests)
-
-
-def _generated(inner: Any, requests: Sequence[Any]) -> list[str]:
-    """Return a text a request, in one call; to a server in as many as it may be sent.
-
-    The harness sends a server requests of unequal settings, here seeds, one after the
-    other, however many it may send at once.
-    """
-    at_once = inner._concurrent if _is_server(inner) else 1
-    if at_once <= 1:
-        return list(inner.generate_until(requests))
-    with quiet(), ThreadPoolExecutor(at_once) as pool:
-        texts = pool.map(lambda request: inner.generate_until([request]), requests)
-        return [text for (text,) in texts]
+    with _torch_seed(_seed(sampling.seed, mark)), answering(inner):
+        return generated(inner, requests)
 
 
 def _sampling_request(request: Any, sampling: Sampling, setting: dict[str, Any]) -> Any:
@@ -146,27 +130,6 @@ def _draws_from_torch(inner: Any) -> bool:
     from lm_eval.models.huggingface import HFLM
 
     return isinstance(inner, HFLM)
-
-
-def _is_server(inner: Any) -> bool:
-    """Return whether a model is one of the harness's types that ask a server."""
-    from lm_eval.models.api_models import TemplateAPI
-
-    return isinstance(inner, TemplateAPI)
-
-
-@contextmanager
-def _answering(inner: Any) -> Iterator[None]:
-    """Say in one line what a server did not answer; a model's own errors pass."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_server(inner):
-            raise
-        raise DarwinError(
-            f"{inner.base_url} must answer every request ({reason(error)}). What it"
-            " answered is kept: the same command goes on from there."
-        ) from error
 
 
 @contextmanager
@@ -195,7 +158,7 @@ def greedy(inner: Any, items: Sequence[Item], log: Samples) -> None:
     ]
     for first in range(0, len(missing), CALL):
         part = missing[first : first + CALL]
-        with _answering(inner):
+        with answering(inner):
             texts = list(inner.generate_until([item.request for item, _ in part]))
         log.keep(_samples(inner, part, texts, stage=0))
 

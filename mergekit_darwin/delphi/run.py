@@ -19,6 +19,7 @@ from mergekit_darwin.delphi.page import markdown
 from mergekit_darwin.delphi.picture import draw_report
 from mergekit_darwin.delphi.report import Report, make_report
 from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
+from mergekit_darwin.delphi.servers import check_server
 from mergekit_darwin.errors import DarwinError, about, nearest
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.harness import load_tasks, open_model, quiet
@@ -99,6 +100,7 @@ def consensus(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, "--out"):
         inner = _opened(model, options) if isinstance(model, str) else model
+        check_server(inner, chats=options.apply_chat_template)
         items = [item for reader in readers for item in _items(reader, inner, options)]
         settings = _settings(model, options, items)
         _check_same(folder / SETTINGS_NAME, settings)

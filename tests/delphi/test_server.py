@@ -105,10 +105,23 @@ def test_chats_reach_a_server_as_turns(folder, tmp_path):
     assert {turn["content"] for turn in turns} == {doc["question"] for doc in DOCS}
 
 
-def test_a_chat_server_without_chats_is_refused_in_one_line(folder, tmp_path):
-    with (
-        serving(numbers(SHARES)) as server,
-        pytest.raises(DarwinError, match="apply_chat_template") as said,
-    ):
-        by_server(folder, tmp_path, server, "local-chat-completions")
-    assert "\n" not in str(said.value)
+@pytest.mark.parametrize(
+    ("kind", "url", "chats", "said"),
+    [
+        ("local-chat-completions", True, False, "give --apply-chat-template"),
+        ("local-completions", True, True, "use a chat type"),
+        ("local-completions", False, False, "base_url=http://HOST:PORT"),
+    ],
+)
+def test_what_a_type_cannot_do_is_refused_before_anything_is_asked_or_written(
+    kind, url, chats, said, folder, tmp_path
+):
+    changes = {} if url else {"model_args": {"base_url": None}}
+    with serving(numbers(SHARES)) as server:
+        with pytest.raises(DarwinError, match=said) as refused:
+            by_server(
+                folder, tmp_path, server, kind, apply_chat_template=chats, **changes
+            )
+        assert not server.asked
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "settings.json").exists()
