@@ -267,29 +267,30 @@ def straight(points: list[tuple[float, float]]) -> tuple[float, float, float]:
 def report(work: Path, plot: Path | None) -> None:
     """Print a Markdown table and the lines through it; draw both."""
     found = medians(work)
-    print("| model | parameters | " + " | ".join(SIDES) + " |")
-    print("| --- | ---: |" + " ---: |" * len(SIDES))
+    shown = [side for side in SIDES if any(side in rows for rows in found.values())]
+    print("| model | parameters | " + " | ".join(shown) + " |")
+    print("| --- | ---: |" + " ---: |" * len(shown))
     for model, sides in found.items():
         count = next(iter(sides.values())).parameters
-        cells = [
-            f"{sides[s].seconds:.1f} s, {sides[s].peak / 1e9:.1f} GB"
-            if s in sides
-            else "-"
-            for s in SIDES
-        ]
-        print(f"| {model} | {count / 1e9:.2f} B | {' | '.join(cells)} |")
+        cells = " | ".join(_cell(sides.get(side)) for side in shown)
+        print(f"| {model} | {count / 1e9:.2f} B | {cells} |")
     lines = {}
-    for side in SIDES:
+    for side in shown:
         rows = [x[side] for n, x in found.items() if side in x and "31b" not in n]
         points = [(row.parameters / 1e9, row.seconds) for row in rows]
         if len(points) > 2:
             lines[side] = slope, start, fit = straight(points)
-            print(
-                f"{side}: {start:.1f} s + {slope:.2f} s a billion, R2 {fit:.4f};"
-                f" 31.3 B: {start + slope * 31.3:.0f} s"
-            )
+            said = f"{side}: {start:.1f} s + {slope:.2f} s a billion, R2 {fit:.4f}"
+            print(f"{said}; 31.3 B: {start + slope * 31.3:.0f} s")
     if plot:
         draw(found, lines, plot)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    peak = f", {row.peak / 1e9:.1f} GB" if row.peak else ""
+    return f"{row.seconds:.1f} s{peak}"
 
 
 def draw(found: Any, lines: Any, path: Path) -> None:
