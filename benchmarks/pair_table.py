@@ -22,7 +22,8 @@ def known_scores(out: Path) -> dict[Path, dict[str, Score]]:
 def table(out: Path, name: str) -> str:
     """Return base, parents and every merge of a pair that has been scored.
 
-    The mean is over the pair's skills; general text is in nats a token, lower better.
+    The mean is over the pair's skills, general text in nats a token (lower is better);
+    "-" was not measured.
     """
     pair = PAIRS[name]
     found = known_scores(out)
@@ -38,10 +39,10 @@ def table(out: Path, name: str) -> str:
     lines = [_line(head), _line(["---"] * len(head))]
     for label, folder in rows.items():
         scores = found.get(folder.resolve(), {})
-        if all(skill in scores for skill in pair.skills):
-            skills = [scores[skill] for skill in pair.skills]
-            cells = [*skills, _mean(skills), scores[GENERAL]]
-            lines.append(_line([label, *(f"{m:.3f} ± {e:.3f}" for m, e in cells)]))
+        skills = [scores.get(skill) for skill in pair.skills]
+        if any(skills):
+            cells = [*skills, _mean(skills), scores.get(GENERAL)]
+            lines.append(_line([label, *map(_cell, cells)]))
     return "\n".join(lines)
 
 
@@ -52,11 +53,17 @@ def _order(folder: Path) -> tuple[int, str]:
     return (places[0] if places else len(kinds)), folder.name
 
 
-def _mean(scores: list[Score]) -> Score:
-    """Return the mean of independent scores and its standard error."""
-    count = len(scores)
-    error = math.sqrt(sum(e**2 for _, e in scores)) / count
-    return sum(m for m, _ in scores) / count, error
+def _cell(score: Score | None) -> str:
+    return f"{score[0]:.3f} ± {score[1]:.3f}" if score else "-"
+
+
+def _mean(scores: list[Score | None]) -> Score | None:
+    """Return the mean of independent scores and its error; None if one is lacking."""
+    known = [score for score in scores if score]
+    if len(known) < len(scores):
+        return None
+    error = math.sqrt(sum(e**2 for _, e in known)) / len(known)
+    return sum(m for m, _ in known) / len(known), error
 
 
 def _line(cells: list[str]) -> str:
