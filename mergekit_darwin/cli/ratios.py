@@ -87,6 +87,9 @@ def main(
     wish = _Wish(**{name: given.pop(name) for name in _Wish.__dataclass_fields__})
     if sum(choice is not None for choice in (wish.form, wish.explain, wish.method)) > 1:
         raise click.UsageError("--json, --csv, --explain and --as exclude each other.")
+    for path in (wish.out, wish.plot, wish.page):
+        if path is not None and path.resolve() == Path(config_file).resolve():
+            raise click.UsageError(f"{path} is what is read; write to another file.")
     setup_logging(verbose, wish.quiet)
     from mergekit.options import MergeOptions
     from transformers import logging as transformers_logging

@@ -74,8 +74,8 @@ LOST = 3  # the exit code of a child that has lost general text
 )
 @click.option("--sweeps", type=click.IntRange(1), help="Passes over the layers.")
 @talk.probing
-@click.option("--max-tokens", type=int, help="Most tokens of one text.")
-@click.option("--batch-size", type=int, help="Texts run together.")
+@click.option("--max-tokens", type=click.IntRange(2), help="Most tokens of one text.")
+@click.option("--batch-size", type=click.IntRange(1), help="Texts run together.")
 @talk.loading
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @talk.verbosity

@@ -63,7 +63,7 @@ class Options(BaseModel):
     system_instruction: str | None = None
     model_type: str = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
-    batch_size: str = "16"
+    batch_size: Annotated[str, Field(pattern=r"^([1-9]\d*|auto(:\d+)?)$")] = "16"
     device: str | None = "cpu"
 
 
@@ -74,7 +74,8 @@ def make_options(**given: Any) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        hint = nearest(key, Options.model_fields) if key in given else ""
+        strange = first["type"] == "extra_forbidden"
+        hint = nearest(key, Options.model_fields) if strange else ""
         raise DarwinError(
             f"{key}: {first['msg']}; got {first['input']!r}.{hint}"
         ) from None
@@ -142,6 +143,12 @@ def _readers(tasks: Sequence[str], options: Options) -> list[Reader]:
 
 def _opened(model: str, options: Options) -> Any:
     check_files(model)
+    for key in ("pretrained", "device", "batch_size"):
+        if key in options.model_args:
+            raise DarwinError(
+                f"--model-args must not hold {key}: the model is an argument, device"
+                " and batch size are options of their own."
+            )
     given = {"pretrained": model, **options.model_args}
     if options.model_type == "hf" and options.device == "cpu":
         given.setdefault("dtype", "float32")  # as evolve measures on a CPU

@@ -7,7 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    refuse_integers,
+)
 from mergekit_darwin.models.opened import ProbeOptions, merge_options, open_model
 from mergekit_darwin.refit.texts import Texts
 from mergekit_darwin.scan.decoder import Decoder, open_decoder
@@ -43,6 +47,8 @@ def open_family(models: Mapping[str, str], options: ProbeOptions) -> Family:
     """Return the models, by role, opened. Raises DarwinError if they do not fit."""
     loading = merge_options(options)
     checkpoints = {role: open_checkpoint(m, loading) for role, m in models.items()}
+    for checkpoint in checkpoints.values():
+        refuse_integers(checkpoint)
     if not checkpoints["child"].safetensors:
         raise DarwinError(
             f"A child must be stored as safetensors to be refitted; {models['child']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -34,6 +35,8 @@ class RefitOptions:
     probing: ProbeOptions = field(default_factory=lambda: ProbeOptions(batch_size=32))
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.rho):
+            raise DarwinError(f"rho must be a finite number; got {self.rho}.")
         for name, least in (("ridge", 0.0), ("keep_weight", 0.0), ("sweeps", 1.0)):
             value = getattr(self, name)
             if not least <= value < float("inf"):

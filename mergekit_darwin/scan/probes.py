@@ -162,6 +162,8 @@ def _item(line: str, place: str) -> ProbeItem:
             f"{place} must have the texts 'prompt' and 'completion', the latter not"
             f" empty; got {line.strip()[:80]!r}."
         )
+    with about(f"{place} must be text"):
+        "".join(values).encode()
     return ProbeItem(*values)
 
 

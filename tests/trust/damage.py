@@ -19,6 +19,7 @@ Damage = Callable[[Path], None]
 
 MATRIX = "model.layers.1.mlp.up_proj.weight"
 HEAD = "lm_head.weight"
+WHOLE = "model-00001-of-00001.safetensors"
 BOMB = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
@@ -133,6 +134,33 @@ def index(shard: str, folder: Path) -> None:
     put("model.safetensors.index.json", json.dumps(content), folder)
 
 
+def sharded(mapped: dict[str, Any], folder: Path) -> None:
+    """Put an index in front of the weights that maps these names, all others well."""
+    index(WHOLE, folder)
+    (folder / "moved.away").rename(folder / WHOLE)
+    path = folder / "model.safetensors.index.json"
+    content = json.loads(path.read_text())
+    content["weight_map"] = {**content["weight_map"], **mapped} if mapped else {}
+    path.write_text(json.dumps(content))
+
+
+def index_half(absent: str, folder: Path) -> None:
+    """Put an index in front of the weights that sends one of them to no file."""
+    sharded({MATRIX: absent}, folder)
+
+
+def make_fifo(name: str, folder: Path) -> None:
+    """Put a fifo that nobody writes to where a file should be."""
+    remove(name, folder)
+    os.mkfifo(folder / name)
+
+
+def marked(name: str, folder: Path) -> None:
+    """Put the mark of some editors in front of a file, and Windows' line ends in it."""
+    text = (folder / name).read_text()
+    (folder / name).write_bytes("\ufeff".encode() + text.replace("\n", "\r\n").encode())
+
+
 def pickled(payload: bytes | None, folder: Path) -> None:
     """Replace the weights by a .bin: a payload's bytes, or an object that would run."""
     import pickle
@@ -175,6 +203,10 @@ def _beyond(rows: dict[str, Any]) -> None:
 
 def _set(name: str, key: str, value: Any, rows: dict[str, Any]) -> None:
     rows[name][key] = value
+
+
+def _rename(name: str, to: str, rows: dict[str, Any]) -> None:
+    rows[to] = rows.pop(name)
 
 
 def _drop_key(name: str, key: str, rows: dict[str, Any]) -> None:
@@ -222,6 +254,12 @@ DAMAGES: dict[str, Damage] = {
     "auto_map to code": partial(
         config, {"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}
     ),
+    "architectures of numbers": partial(config, {"architectures": [3]}),
+    "config with a mark": partial(marked, "config.json"),
+    "config a device": partial(link, "config.json", "/dev/zero"),
+    "tokenizer a fifo": partial(make_fifo, "tokenizer.json"),
+    "card a fifo": partial(make_fifo, "README.md"),
+    "weights a device": partial(link, "model.safetensors", "/dev/zero"),
     "weights missing": partial(remove, "model.safetensors"),
     "weights empty": partial(put, "model.safetensors", ""),
     "weights cut": partial(cut, "model.safetensors", 0.6),
@@ -233,6 +271,9 @@ DAMAGES: dict[str, Damage] = {
     "header a list": partial(raw_header, b"[]", None),
     "header empty": partial(raw_header, b"{}", None),
     "header nested deeply": partial(raw_header, DEEP.encode(), None),
+    "offsets of words": partial(header, partial(_set, MATRIX, "data_offsets", ["a"])),
+    "shape of a half": partial(header, partial(_set, MATRIX, "shape", [1.5, 2])),
+    "a name of controls": partial(header, partial(_rename, MATRIX, "\x1b[2J\nx")),
     "offsets overlap": partial(header, _overlap),
     "offsets beyond": partial(header, _beyond),
     "offsets missing": partial(header, partial(_drop_key, MATRIX, "data_offsets")),
@@ -241,6 +282,14 @@ DAMAGES: dict[str, Damage] = {
     "shape negative": partial(header, partial(_set, MATRIX, "shape", [-1, 4])),
     "index to no shard": partial(index, "model-00001-of-00002.safetensors"),
     "index outside": partial(index, "../father/model.safetensors"),
+    "index half absent": partial(index_half, "model-00002-of-00002.safetensors"),
+    "index map empty": partial(sharded, {}),
+    "index names a stranger": partial(sharded, {"no.such.weight": WHOLE}),
+    "index maps to a number": partial(sharded, {MATRIX: 3}),
+    "index a fifo": lambda folder: (
+        remove("model.safetensors", folder),
+        os.mkfifo(folder / "model.safetensors.index.json"),
+    )[0],
     "index no JSON": lambda folder: (
         remove("model.safetensors", folder),
         put("model.safetensors.index.json", "{", folder),
@@ -272,6 +321,9 @@ DAMAGES: dict[str, Damage] = {
     "tokenizer_config a list": partial(put, "tokenizer_config.json", "[]"),
     "tokenizer class unknown": partial(
         put, "tokenizer_config.json", '{"tokenizer_class": "Quatsch"}'
+    ),
+    "longest text a word": partial(
+        put, "tokenizer_config.json", '{"model_max_length": "x"}'
     ),
     "more tokens than rows": partial(tokens, 50),
     "card a bomb": partial(card, BOMB),

@@ -88,6 +88,7 @@ CONFIGS = {
     "model_type missing": "config.json model_type",
     "model_type a number": "config.json 3",
     "architectures a word": "config.json architectures",
+    "architectures of numbers": "config.json architectures",
     "architectures empty": "config.json architectures",
     "architectures null": "config.json architectures",
     "hidden_size a word": "config.json hidden_size",
@@ -123,6 +124,13 @@ FILES = {
     "shape negative": "mother",
     "index to no shard": "mother model-00001-of-00002.safetensors",
     "index outside": "mother ../father/model.safetensors",
+    "index half absent": "mother model-00002-of-00002.safetensors",
+    "index map empty": "mother",
+    "index names a stranger": "mother no.such.weight",
+    "index maps to a number": "mother",
+    "offsets of words": "mother",
+    "shape of a half": "mother",
+    "a name of controls": "mother",
     "index no JSON": "mother",
     "index a list": "mother",
     "index without map": "mother weight_map",
@@ -138,6 +146,13 @@ NO_PROBES_NEED = (
     "tokenizer garbage",
     "tokenizer nested deeply",
     "tokenizer_config a list",
+)
+HANGS = (  # of which nothing or no end would come; mergekit itself waits for them
+    "index a fifo",
+    "config a device",
+    "tokenizer a fifo",
+    "card a fifo",
+    "weights a device",
 )
 CARDS = ("card a bomb", "card nested deeply", "card lies", "card of itself")
 
@@ -164,6 +179,14 @@ def model_rows() -> Iterator[Row]:
         yield Row(name, COMMANDS["static"], harm, code=0)
         said = ("mother", "tokenizer")
         yield Row(name, COMMANDS["evolve"], harm, said, full=True, seconds=120)
+    for name in HANGS:
+        harm = partial(to_model, "mother", name)
+        for command in ("static", "ratios", "health"):
+            yield Row(name, COMMANDS[command], harm, ("mother", "regular"))
+        harm = partial(to_model, "father", name)
+        yield Row(name, COMMANDS["delphi"], harm, ("father", "regular"))
+    harm = partial(to_model, "mother", "longest text a word")
+    yield Row("longest text a word", COMMANDS["scan"], harm, ("tokenizer",))
     harm = partial(to_model, "mother", "more tokens than rows")
     said = ("mother", "token")
     yield Row("more tokens than rows", COMMANDS["scan"], harm, said)
@@ -280,6 +303,7 @@ GENOMES = {
     "density 0": ({"genes": {"density_a": 0.0}}, "density_a"),
     "extra key": ({"comment": "mine"}, "comment"),
 }
+TWICE = '{"format": "mergekit-darwin/genome", "version": 1, "genes": {%s}}'
 TABLES = {
     "no ratio column": ("name,share\nlm_head.weight,0.2\n", "table.csv ratio"),
     "a row too long": ("name,ratio\nlm_head.weight,0.2,9\n", "table.csv line 2"),
@@ -325,6 +349,12 @@ def document_rows() -> Iterator[Row]:
     for what, (text, words) in TABLES.items():
         made = naming("ratios", "table.csv", at("table.csv", text))
         yield Row(f"table: {what}", COMMANDS["ratios"], made, tuple(words.split()))
+    text = TWICE % '"attn_ratio": 0.1, "attn_ratio": 0.9'
+    made = naming("genome", "genome.json", at("genome.json", text))
+    yield Row("genome: a gene twice", COMMANDS["merge"], made, ("attn_ratio", "twice"))
+    text = '[{"name": "lm_head.weight", "ratio": 0.5, "ratio": 0.1}]'
+    made = naming("ratios", "table.json", at("table.json", text))
+    yield Row("table: a key twice", COMMANDS["ratios"], made, ("ratio", "twice"))
     rows = '[{"name": "lm_head.weight", "ratio": true}]'
     made = naming("ratios", "table.json", at("table.json", rows))
     yield Row("table: a boolean", COMMANDS["ratios"], made, ("lm_head.weight", "True"))
@@ -364,6 +394,7 @@ PARAMETERS = {
     "mds a list": ({"mds": ["a"]}, "mds"),
     "genome nowhere": ({"genome": "nowhere.json"}, "genome nowhere.json"),
     "table nowhere": ({"ratios": "nowhere.csv"}, "ratios nowhere.csv"),
+    "an empty list": ({"attn_ratio": []}, "attn_ratio"),
     "darwin_plan": ({"darwin_plan": 1}, "darwin_plan"),
 }
 YAMLS = {
@@ -416,6 +447,53 @@ def yaml_rows() -> Iterator[Row]:
         harm = partial(_keys, keys)
         yield Row(what, COMMANDS["ratios"], harm, tuple(words.split()))
         yield Row(what, COMMANDS["merge"], harm, tuple(words.split()))
+
+
+def written(change: Callable[[str], str], name: str, folder: Path) -> None:
+    """Change a YAML of the stage as text."""
+    text = (folder / name).read_text()
+    (folder / name).write_bytes(change(text).encode())
+
+
+def source_rows() -> Iterator[Row]:
+    """Yield YAMLs that only their text shows to be wrong; both kinds of reader ask."""
+    changes: dict[str, tuple[Callable[[str], str], str, int]] = {
+        "a key twice": (lambda text: text + "dtype: float32\n", "dtype twice", 1),
+        "a gene twice": (
+            lambda text: text.replace("parameters:", "parameters:\n  attn_ratio: 0.9"),
+            "attn_ratio twice",
+            1,
+        ),
+        "a key misspelt": (
+            lambda text: text.replace("parameters:", "paramters:"),
+            "paramters parameters",
+            1,
+        ),
+        "an unknown dtype to write": (
+            lambda text: text + "out_dtype: float7\n",
+            "out_dtype float7",
+            1,
+        ),
+        "Windows' line ends": (lambda text: text.replace("\n", "\r\n"), "", 0),
+        "a place for anchors": (
+            lambda text: (
+                "x: &x {attn_ratio: 0.2}\n"
+                + text.replace("parameters:", "parameters:\n  <<: *x")
+            ),
+            "",
+            0,
+        ),
+    }
+    for what, (change, words, code) in changes.items():
+        harm = partial(written, change, "darwin.yml")
+        for command in ("ratios", "merge"):
+            yield Row(what, COMMANDS[command], harm, tuple(words.split()), code)
+    marked = partial(written, lambda text: "\ufeff" + text, "darwin.yml")
+    yield Row("a mark in front", COMMANDS["ratios"], marked, code=0)
+    endless = partial(written, lambda text: text + "#" * 9_000_000, "darwin.yml")
+    yield Row("9 MB", COMMANDS["ratios"], endless, ("darwin.yml", "longer"))
+    more = partial(written, lambda text: text + "blocks: 3\n", "evolve.yml")
+    yield Row("a key twice", COMMANDS["evolve"], more, ("blocks", "twice"))
 
 
 def _models(names: list[str], folder: Path) -> None:
@@ -527,6 +605,67 @@ def _run_folder(name: str, content: str | bytes, folder: Path) -> None:
     put(name, content, folder / "out")
 
 
+# --- refit and delphi -----------------------------------------------------------------
+
+REFITS = {
+    "--ridge nan": "ridge",
+    "--ridge -1": "ridge",
+    "--keep-weight -1": "keep",
+    "--rho nan --base {S}/base": "rho",
+    "--father-probes NO": "NO",
+    "--keep {S}/mds": "mds",
+    "--device quatsch": "--device quatsch",
+    "--base {S}/nowhere": "nowhere",
+}
+DELPHIS = {
+    "--samples 0": "",
+    "--stage 99": "stage",
+    "--risk nan": "risk",
+    "--temperature 0": "temperature",
+    "--limit 0": "limit",
+    "--gen-kwargs quatsch=1": "quatsch",
+    "--model-args pretrained=x": "--model-args pretrained",
+    "--model-args dtype=float7": "float7",
+    "--model-type quatsch": "quatsch",
+    "--extract (": "extract",
+    "--metric quatsch": "quatsch",
+    "--apply-chat-template": "chat",
+    "--batch-size x": "batch",
+}
+TEXTS: dict[str, tuple[str, str, str]] = {
+    "a log of garbage": ("samples.jsonl", "what?\n", "samples.jsonl line 1"),
+    "a log nested deeply": ("samples.jsonl", DEEP + "\n", "samples.jsonl line 1"),
+    "settings of no JSON": ("settings.json", "{", "settings.json JSON"),
+    "settings of a list": ("settings.json", "[]", "settings.json"),
+}
+
+
+def text_rows() -> Iterator[Row]:
+    """Yield what refit and delphi are given wrongly."""
+    for command, options in (("refit", REFITS), ("delphi", DELPHIS)):
+        for more, words in options.items():
+            line, said = f"{COMMANDS[command]} {more}", tuple(words.split())
+            yield Row(more, line, nothing, said, full=command == "delphi")
+    for more in ("--batch-size 0", "--max-tokens 1", "--sweeps 0"):
+        yield Row(more, f"{COMMANDS['refit']} {more}", nothing, ("Invalid",), 2)
+    for what, (name, content, words) in TEXTS.items():
+        harm = partial(_out_with, name, content)
+        yield Row(what, COMMANDS["delphi"], harm, tuple(words.split()))
+    harm = partial(_out_with, "mine.txt", "mine")
+    yield Row("--out taken", COMMANDS["refit"], harm, ("--out", "out"))
+    for name in ("matrix of other shape", "layers 3 of 2", "tokenizer missing"):
+        harm = partial(to_model, "child", name)
+        yield Row(f"child's {name}", COMMANDS["refit"], harm, ("child",))
+    for name in ("weights cut", "config a list", "tokenizer missing"):
+        harm = partial(to_model, "father", name)
+        yield Row(name, COMMANDS["delphi"], harm, ("father",))
+
+
+def _out_with(name: str, content: str, folder: Path) -> None:
+    (folder / "out").mkdir()
+    put(name, content, folder / "out")
+
+
 # --- places and options ---------------------------------------------------------------
 
 PROBES: dict[str, tuple[str, str | bytes, str]] = {
@@ -546,6 +685,13 @@ def place_rows() -> Iterator[Row]:
     for what, (name, content, words) in PROBES.items():
         harm = partial(put, f"probes/{name}", content)
         yield Row(f"probes {what}", COMMANDS["scan"], harm, tuple(words.split()))
+    for what, name in (("of odd bytes", os.fsdecode(b"\xff.txt")), ("", "a\nb.txt")):
+        harm = partial(put, f"probes/{name}", "a b c\n")
+        yield Row(f"probes' name {what}", COMMANDS["scan"], harm, ("name", "rename"))
+    harm = partial(put, "probes/X.jsonl", '{"prompt": "\\ud800", "completion": "2"}\n')
+    yield Row("probes no text", COMMANDS["scan"], harm, ("X.jsonl", "line 1"))
+    harm = partial(put, "probes/$\\frac$😀.txt", "a b c\n")
+    yield Row("probes' odd name", COMMANDS["scan"], harm, code=0)
     harm = partial(fifo, "probes/MATH.jsonl")
     yield Row("probes a fifo", COMMANDS["scan"], harm, ("probes",))
     for command, option in (("scan", "--out"), ("static", "--out")):
@@ -647,6 +793,8 @@ def rows() -> list[Row]:
         *model_rows(),
         *document_rows(),
         *yaml_rows(),
+        *source_rows(),
+        *text_rows(),
         *evolve_rows(),
         *place_rows(),
         *taken_rows(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,9 @@ def outcome(folder: Path) -> dict[str, str]:
         for row in rows:
             row["merge_s"] = row["eval_s"] = None
         found[log.name] = json.dumps(rows)
+    report = folder / "refit.json"
+    if report.exists():
+        found[report.name] = re.sub(r'"seconds": [\d.e-]+', "", report.read_text())
     spoken = ("log.txt", "report.md", "report.html", "lock", "README.md")
     kept = {n: c for n, c in found.items() if not n.endswith((*spoken, ".png"))}
     assert not [name for name in kept if ".part" in name or "scratch/" in name]
