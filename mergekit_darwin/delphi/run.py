@@ -202,12 +202,8 @@ def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DarwinError(
-            f"{path} is not JSON ({error}); choose another --out."
-        ) from None
+    with about(f"{path} must be the JSON of a run", "Choose another --out."):
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
     now = json.loads(json.dumps(settings))
     for key in now:
         if before.get(key) != now[key]:

@@ -87,7 +87,7 @@ def read_probes(
     files = sorted(
         file
         for file in (folder.iterdir() if folder.is_dir() else ())
-        if file.suffix in _SUFFIXES and file.is_file()
+        if file.suffix in _SUFFIXES
     )
     if not files:
         raise DarwinError(
@@ -96,6 +96,8 @@ def read_probes(
         )
     items: dict[str, tuple[ProbeItem, ...]] = {}
     for file in files:
+        if not file.is_file():
+            raise DarwinError(f"A probe must be a regular file; {file} is none.")
         name = file.stem.upper()
         if not name.isprintable():
             raise DarwinError(

@@ -130,7 +130,6 @@ FILES = {
     "index maps to a number": "mother",
     "offsets of words": "mother",
     "shape of a half": "mother",
-    "a name of controls": "mother",
     "index no JSON": "mother",
     "index a list": "mother",
     "index without map": "mother weight_map",
