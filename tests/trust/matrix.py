@@ -635,7 +635,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "a log of garbage": ("samples.jsonl", "what?\n", "samples.jsonl line 1"),
     "a log nested deeply": ("samples.jsonl", DEEP + "\n", "samples.jsonl line 1"),
     "settings of no JSON": ("settings.json", "{", "settings.json JSON"),
-    "settings of a list": ("settings.json", "[]", "settings.json"),
+    "settings of a list": ("settings.json", "[1]", "settings.json"),
 }
 
 
