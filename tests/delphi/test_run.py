@@ -127,8 +127,8 @@ def test_files_are_there_and_say_what_must_be_said(shadow):
     }
 
 
-class Killed(Exception):
-    """What a test raises where a process would be killed."""
+class Killed(BaseException):
+    """What a test raises where a process would be killed; no error that is reported."""
 
 
 def dying(calls: int) -> Stub:
