@@ -182,7 +182,7 @@ def refit_child(
     most so many of a probe. options are those of refit.options.RefitOptions (ridge,
     keep_weight, targets, ...) and of Running. Raises DarwinError, leaving nothing.
     """
-    from mergekit_darwin.models.device import check_device
+    from mergekit_darwin.models.opened import check_device
     from mergekit_darwin.refit.options import refit_options
     from mergekit_darwin.refit.run import refit
     from mergekit_darwin.refit.texts import TextChoice
@@ -288,8 +288,7 @@ def _probes(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
 
 
 def _running(given: Running) -> Any:
-    from mergekit_darwin.models.device import check_device
-    from mergekit_darwin.models.opened import ProbeOptions
+    from mergekit_darwin.models.opened import ProbeOptions, check_device
 
     _refuse_unknown(given, Running.__annotations__)
     check_device(given.get("device", "cpu"))

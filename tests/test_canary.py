@@ -15,12 +15,12 @@ NAMES = [  # (module, name, what for)
     (
         "mergekit.merge",
         "_model_out_config",
-        "models/checkpoint.py: the child's config as run_merge writes it, for a plan",
+        "models/plan.py: the child's config as run_merge writes it, for a plan",
     ),
     (
         "mergekit.architecture.conversion",
         "can_convert_checkpoint_keys",
-        "models/checkpoint.py: whether a tensor is made of several, as experts are",
+        "models/plan.py: whether a tensor is made of several, as experts are",
     ),
     (
         "mergekit.common",

@@ -24,7 +24,7 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
-from mergekit_darwin.models.device import check_device
+from mergekit_darwin.models.opened import check_device
 from mergekit_darwin.models.opened import read_config as model_config
 from mergekit_darwin.ratios.genome import make_genome
 from mergekit_darwin.scan.report import check_identity, read_report

@@ -22,8 +22,8 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import read_yaml
 from mergekit_darwin.health.facts import same_bits
 from mergekit_darwin.health.report import Finding, finding
-from mergekit_darwin.models.checkpoint import planned_tasks
 from mergekit_darwin.models.names import site_of
+from mergekit_darwin.models.plan import planned_tasks
 from mergekit_darwin.talk import silent
 
 LOG = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from mergekit.options import MergeOptions
 
 from mergekit_darwin.health.stray import Stray, measure_stray
 from mergekit_darwin.kernel.profile import Profile, pattern_counts, profile_counts
-from mergekit_darwin.models.checkpoint import is_present, model_loads
 from mergekit_darwin.models.names import site_of
+from mergekit_darwin.models.plan import is_present, model_loads
 
 Role = str  # "child", "father", "mother" or "base"
 

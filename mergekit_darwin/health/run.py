@@ -24,9 +24,10 @@ from mergekit_darwin.health.screen import write_health
 from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
-from mergekit_darwin.models.checkpoint import Checkpoint, model_loads
+from mergekit_darwin.models.checkpoint import Checkpoint
 from mergekit_darwin.models.manifest import MANIFEST, damage
 from mergekit_darwin.models.opened import ProbeOptions, merge_options, ties_head
+from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.probes import Probe, standard_probes
 from mergekit_darwin.scan.report import Report, check_identity
 from mergekit_darwin.talk import bar

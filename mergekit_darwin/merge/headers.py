@@ -20,13 +20,8 @@ from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
 from mergekit_darwin.merge.fit import check_fit
 from mergekit_darwin.merge.lost import lost_names, written_names
 from mergekit_darwin.merge.roles import Roles, roles_of
-from mergekit_darwin.models.checkpoint import (
-    Checkpoint,
-    open_checkpoint,
-    output_config,
-    stored_name,
-    without_config,
-)
+from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.plan import output_config, stored_name, without_config
 
 
 def fit_of(

@@ -11,13 +11,13 @@ from mergekit.architecture import get_architecture_info
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache, SaveTensor
+from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
-from mergekit.plan import MergePlanner
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.merge.method import register
+from mergekit_darwin.models import plan
 
 
 def parse(text: str) -> MergeConfiguration:
@@ -34,12 +34,8 @@ def merge_to(text: str, folder: Path, options: MergeOptions) -> None:
 def output_config(text: str, options: MergeOptions) -> Any:
     """Return the transformers configuration that the merge's output will have."""
     config = parse(text)
-    first = config.base_model or config.referenced_models()[0]
-    found = first.config(trust_remote_code=options.trust_remote_code)
-    dtype = config.out_dtype or config.dtype
-    if dtype:
-        found.dtype = dtype
-    return found
+    LoaderCache().setup(options)
+    return plan.output_config(config, get_architecture_info(config, options), options)
 
 
 def merge_into(text: str, model: torch.nn.Module, options: MergeOptions) -> None:
@@ -49,22 +45,7 @@ def merge_into(text: str, model: torch.nn.Module, options: MergeOptions) -> None
     model holds what a detour over the disk would have given. Raises DarwinError where
     the checkpoint's names are not the model's.
     """
-    config = parse(text)
-    LoaderCache().setup(options)
-    architecture = get_architecture_info(config, options)
-    planner = MergePlanner(
-        config,
-        architecture,
-        options=options,
-        out_model_config=output_config(text, options),
-    )
-    # mergekit's plan_in_memory fails its own validation under pydantic 2.14; the plan
-    # for the disk holds the same tensors, and nothing is written unless it is run.
-    saves = [
-        task
-        for task in planner.plan_to_disk(out_path="unused")
-        if isinstance(task, SaveTensor)
-    ]
+    saves = plan.planned_saves(parse(text), options)
     targets = {save.tensor_task: save for save in saves}
     device = options.device or "cpu"
     executor = Executor(list(targets), math_device=device, storage_device=device)

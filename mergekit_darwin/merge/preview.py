@@ -37,13 +37,8 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.run import MergeRun
 from mergekit_darwin.merge.settings import MergeSettings, settle
 from mergekit_darwin.merge.source import check_keys
-from mergekit_darwin.models.checkpoint import (
-    Checkpoint,
-    inputs_of,
-    open_checkpoint,
-    planned_tasks,
-    stored_name,
-)
+from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.plan import inputs_of, planned_tasks, stored_name
 from mergekit_darwin.ratios.rules import Prescription
 
 LOG = logging.getLogger("mergekit_darwin")

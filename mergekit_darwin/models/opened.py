@@ -67,6 +67,30 @@ class OpenModel:
             self.disk.drop(path)
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not find on this machine.
+
+    Raises DarwinError naming the devices that are there. `meta` computes nothing.
+    """
+    try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.ones(1, device=name).item()
+    except Exception as error:
+        raise DarwinError(
+            f"--device must be a device of this machine, one of"
+            f" {', '.join(_present())}; got {name!r} ({reason(error, 120)})."
+        ) from error
+
+
+def _present() -> list[str]:
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None:
+        return ["cpu"]
+    count = torch.accelerator.device_count()
+    return ["cpu", *(f"{kind.type}:{number}" for number in range(count))]
+
+
 def open_model(name: str, options: ProbeOptions) -> OpenModel:
     """Return a model and its tokenizer, ready for inference.
 

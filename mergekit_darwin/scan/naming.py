@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.checkpoint import model_loads
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.models.plan import model_loads
 
 
 def checkpoint_tensors(

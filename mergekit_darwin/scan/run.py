@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from mergekit_darwin.errors import some
 from mergekit_darwin.models.checkpoint import (
     Checkpoint,
-    model_loads,
     open_checkpoint,
     refuse_integers,
 )
 from mergekit_darwin.models.opened import merge_options as default_merge_options
+from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.attribution import Attribution, measure_gains
 from mergekit_darwin.scan.importance import Importance, ProbeOptions, measure_importance
 from mergekit_darwin.scan.partial import Partial, writing

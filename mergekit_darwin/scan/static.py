@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.profile import Profile, profile_tensor
-from mergekit_darwin.models.checkpoint import is_present
+from mergekit_darwin.models.plan import is_present
 from mergekit_darwin.scan.report import PairStatistics
 
 _PIECE = 1 << 16  # elements of a task vector looked at together, in cache

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.checkpoint import is_present, model_loads
 from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.models.plan import is_present, model_loads
 from mergekit_darwin.scan.naming import checkpoint_tensors
 from mergekit_darwin.scan.static import Loads, load_tensor
 

@@ -25,8 +25,9 @@ from transformers import AutoTokenizer
 from mergekit_darwin.cli.ratios import main
 from mergekit_darwin.kernel.profile import profile_tensor
 from mergekit_darwin.merge.preview import table_of
-from mergekit_darwin.models.checkpoint import model_loads, open_checkpoint
+from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.names import stack_depths
+from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.ratios.picture import plot_ratios
 from mergekit_darwin.ratios.table import COLUMNS
 from mergekit_darwin.scan.report import (

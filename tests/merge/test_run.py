@@ -10,7 +10,7 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.merge.provider import lone_prescription
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.run import MergeRun, current_run, observe
-from mergekit_darwin.models.checkpoint import planned_tasks
+from mergekit_darwin.models.plan import planned_tasks
 from tests.merging import darwin
 
 FATHER, MOTHER, BASE = map(ModelReference.parse, ("father", "mother", "base"))

@@ -10,12 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.checkpoint import (
-    is_present,
-    model_loads,
-    open_checkpoint,
-    refuse_integers,
-)
+from mergekit_darwin.models.checkpoint import open_checkpoint, refuse_integers
+from mergekit_darwin.models.plan import is_present, model_loads
 from tests import tiny
 from tests.matrix import models
 

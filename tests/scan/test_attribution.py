@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergekit_darwin.models.checkpoint import model_loads
+from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan import attribution, backward
 from mergekit_darwin.scan.attribution import measure_gains
 from mergekit_darwin.scan.importance import ProbeOptions
