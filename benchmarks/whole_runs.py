@@ -147,7 +147,7 @@ def one_run(config: str, out: str, threads: int, clock: str) -> None:
     watch = Stopwatch(clock)
     watch.watch(tasks.LoadTensor, "execute", "read")
     watch.watch(task_adapter.ExecuteMergeMethodTask, "execute", "blend")
-    watch.watch(method, "profile_pair", "profile")
+    watch.watch(method, "sound_profiles", "profile")
     watch.watch(tasks.SaveTensor, "execute", "cast")
     watch.watch(tensor_writer.TensorWriter, "_flush_current_shard", "write")
     run = merge.Executor.run

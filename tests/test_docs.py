@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mergekit_darwin.merge.settings import PARAMETERS, parameter_rows
+from mergekit_darwin.merge.parameters import PARAMETERS, parameter_rows
 from tests.merging import merge, record, tensors
 
 ROOT = Path(__file__).parent.parent

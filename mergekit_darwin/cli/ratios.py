@@ -94,7 +94,7 @@ def main(
     from mergekit.options import MergeOptions
     from transformers import logging as transformers_logging
 
-    from mergekit_darwin.merge.preview import read_steps
+    from mergekit_darwin.merge.into import read_steps
 
     if verbose == 0:
         transformers_logging.set_verbosity_error()  # it has a handler of its own

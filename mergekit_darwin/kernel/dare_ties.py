@@ -21,15 +21,7 @@ import torch
 
 from mergekit_darwin.kernel.blend import Blend, Scalars, scalars_of
 from mergekit_darwin.kernel.compiled import LOG, WORK
-from mergekit_darwin.kernel.masks import (
-    PAGE,
-    STEPS,
-    apply_mask,
-    hash_page,
-    keep_father,
-    keep_mother,
-    page_keys,
-)
+from mergekit_darwin.kernel.masks import PAGE, drop, page_keys
 from mergekit_darwin.kernel.pages import new_like, over_pages
 
 _SIGN = -(1 << 31)  # the sign bit of a float32, as a signed integer
@@ -167,7 +159,7 @@ def _merged(
         plain = torch.mul(left, scalars.shares[0], out=space.floats(3, left.numel()))
         plain += torch.mul(right, scalars.shares[1], out=space.floats(4, left.numel()))
     if scalars.masked:
-        space.drop(left, right, key, scalars.steps)
+        drop((left, right), key, scalars.steps, space.integers(left.numel()))
     left.mul_(scalars.grown[0])
     right.mul_(scalars.grown[1])
     if scalars.alone is None:
@@ -236,6 +228,9 @@ class _Workspace:
     def floats(self, index: int, size: int) -> torch.Tensor:
         return self._float[index][:size]
 
+    def integers(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._int[0][:size], self._int[1][:size]
+
     def load(self, pieces: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return [start, delta, ...]: the first piece, the others minus it."""
         size = pieces[0].numel()
@@ -243,17 +238,3 @@ class _Workspace:
         for delta in loaded[1:]:
             delta.sub_(loaded[0])
         return loaded
-
-    def drop(
-        self, left: torch.Tensor, right: torch.Tensor, key: Key, steps: tuple[int, int]
-    ) -> None:
-        """Zero what the masks of a page drop from both deltas."""
-        hashes, kept = (ints[: left.numel()] for ints in self._int)
-        hash_page(key, hashes, kept)
-        for delta, keep, count in (
-            (left, keep_father, steps[0]),
-            (right, keep_mother, steps[1]),
-        ):
-            if count < STEPS:
-                keep(hashes, count, kept)
-                apply_mask(delta, kept)

@@ -224,3 +224,18 @@ def compiled_pages(
         return bool(_merge_page(weights, offsets, keys, numbers, mix, alone, infinite))
 
     return merge
+
+
+@kept_on_disk
+def _count(words: Any, first: int, step: int, counts: Any) -> None:
+    for i in range(first, words.size, step):
+        counts[words[i]] += 1
+
+
+def add_counts(flat: torch.Tensor, counts: torch.Tensor) -> None:
+    """Add to counts, int64 [65536], the patterns of a contiguous tensor on the CPU.
+
+    Of types wider than 16 bits the upper half counts (on a little-endian machine).
+    """
+    words, width = flat.view(torch.uint16).numpy(), flat.element_size() // 2
+    _count(words, width - 1, width, counts.numpy())

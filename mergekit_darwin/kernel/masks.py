@@ -93,3 +93,22 @@ def apply_mask(values: torch.Tensor, kept: torch.Tensor) -> None:
         values.view(torch.int32).bitwise_and_(kept)
     else:
         values.view(torch.int64).bitwise_and_(kept.to(torch.int64))
+
+
+def drop(
+    deltas: tuple[torch.Tensor, torch.Tensor],
+    keys: tuple[int, int],
+    steps: tuple[int, int],
+    scratch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Zero what the masks of a page drop from the Father's and the Mother's delta [n].
+
+    steps are kept of 65536; scratch is two of int32 [n], overwritten.
+    """
+    hashes, kept = scratch
+    hash_page(keys, hashes, kept)
+    keeps = (keep_father, keep_mother)
+    for delta, keep, count in zip(deltas, keeps, steps, strict=True):
+        if count < STEPS:
+            keep(hashes, count, kept)
+            apply_mask(delta, kept)

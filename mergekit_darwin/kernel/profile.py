@@ -72,11 +72,6 @@ def profile_tensor(tensor: torch.Tensor) -> Profile:
     return profile_counts(kind, counts)
 
 
-def profile_pair(father: torch.Tensor, mother: torch.Tensor) -> tuple[Profile, Profile]:
-    """Return the profiles of two tensors; see profile_tensor."""
-    return profile_tensor(father), profile_tensor(mother)
-
-
 def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
     """Return the 16-bit type counted and how often each pattern occurs, int64 [65536].
 
@@ -101,7 +96,7 @@ def pattern_counts(tensor: torch.Tensor) -> tuple[torch.dtype, Counts]:
 
 
 def _host_counts(flat: torch.Tensor) -> Counts:
-    compiled = WORK.module("counts", flat.numel())
+    compiled = WORK.module("fused", flat.numel())
     add = compiled.add_counts if compiled else add_counts
     totals: list[torch.Tensor] = []
 

@@ -1,7 +1,8 @@
-"""A merge as mergekit runs it: to a folder, or straight into a model's parameters."""
+"""A YAML as mergekit reads and runs it: to a folder, or into a model's parameters."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,90 @@ from mergekit.graph import Executor
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
+from mergekit.scripts.multimerge import load_config
 
-from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.merge.method import register
+from mergekit_darwin.errors import DarwinError, about, some
+from mergekit_darwin.files import read_yamls
+from mergekit_darwin.merge.method import NAME, register
+from mergekit_darwin.merge.source import check_keys
 from mergekit_darwin.models import plan
+
+LOG = logging.getLogger("mergekit_darwin")
 
 
 def parse(text: str) -> MergeConfiguration:
     """Return a fresh configuration: mergekit rewrites the one it is given."""
     register()
     return MergeConfiguration.model_validate(yaml.safe_load(text))
+
+
+def read_config(source: str | Path) -> MergeConfiguration:
+    """Return the configuration in a YAML file with one merge, of method darwin_v6.
+
+    Raises DarwinError if the file cannot be read as one.
+    """
+    steps = read_steps(source, None)
+    if len(steps) > 1:
+        raise DarwinError(
+            f"{source} has {len(steps)} darwin_v6 merges: {some(map(str, steps))}."
+            " Choose one with --step."
+        )
+    return next(iter(steps.values()))
+
+
+def read_steps(
+    source: str | Path, intermediate: str | None
+) -> dict[str, MergeConfiguration]:
+    """Return the darwin_v6 merges of a YAML file, or of a mergekit-multi file, by name.
+
+    intermediate is the folder where mergekit-multi keeps the results of its steps. A
+    merge without a name is the final one, "". Raises DarwinError if the file cannot be
+    read, or none of its merges is darwin_v6's.
+    """
+    register()
+    path = Path(source)
+    found, needs = _merges(path, intermediate or "")
+    ours = {n or "": row for n, row in found.items() if row.merge_method == NAME}
+    if not ours:
+        methods = sorted(str(row.merge_method) for row in found.values())
+        raise DarwinError(
+            f"{path} must have merge_method: {NAME}; got {', '.join(methods)}."
+        )
+    waits = {
+        name: inputs
+        for name in ours
+        if (inputs := sorted(map(str, needs[name or None])))
+        and not (intermediate and all(_made(Path(intermediate, i)) for i in inputs))
+    }
+    for name, inputs in waits.items():
+        LOG.warning(
+            "step %r merges the result of %s, which is not there yet; merge that first"
+            " and name its folder with --intermediate-dir",
+            name or "final",
+            some(inputs),
+        )
+        del ours[name]
+    if not ours:
+        raise DarwinError(f"{path} has no darwin_v6 merge that can be looked at yet.")
+    return ours
+
+
+def _made(folder: Path) -> bool:
+    return (folder / "config.json").exists()
+
+
+def _merges(
+    path: Path, folder: str
+) -> tuple[dict[str | None, MergeConfiguration], dict[str | None, set[str]]]:
+    """Return the merges of a file by name, and the steps that each is made from."""
+    documents = read_yamls(path, f"{path} cannot be read as YAML")
+    alone = documents[0] if len(documents) == 1 else {"name": None}
+    for document in documents:
+        check_keys(document)
+    with about(f"{path} must be a mergekit configuration"):
+        if isinstance(alone, dict) and "name" in alone:
+            return load_config(path.read_text(encoding="utf-8"), folder)
+        return {None: MergeConfiguration.model_validate(alone)}, {None: set()}
 
 
 def merge_to(text: str, folder: Path, options: MergeOptions) -> None:

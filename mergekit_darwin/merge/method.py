@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Annotated, Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Annotated, Any, NoReturn
 
 import torch
 from mergekit.merge_methods import register as register_with_mergekit
@@ -20,20 +20,19 @@ from mergekit.merge_methods.base import (
 from pydantic import PlainValidator
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.kernel.finite import blame, check_finite, refuse_unsound
 from mergekit_darwin.kernel.operators import operate
-from mergekit_darwin.kernel.profile import Profile, profile_pair
-from mergekit_darwin.merge.provider import lone_prescription, prescription
-from mergekit_darwin.merge.roles import roles_of
-from mergekit_darwin.merge.run import MergeRun, current_run, observe
-from mergekit_darwin.merge.settings import (
+from mergekit_darwin.kernel.profile import Profile, profile_tensor
+from mergekit_darwin.merge.parameters import (
     PARAMETERS,
-    MergeSettings,
     default,
     meaning,
     settle,
     value_type,
 )
+from mergekit_darwin.merge.provider import lone_prescription, prescription
+from mergekit_darwin.merge.roles import roles_of
+from mergekit_darwin.merge.run import MergeRun, current_run, observe
+from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.ratios.rules import Prescription
 
 NAME = "darwin_v6"
@@ -117,9 +116,14 @@ def sound_profiles(
     name: str, father: torch.Tensor, mother: torch.Tensor
 ) -> tuple[Profile, Profile]:
     """Return both profiles of a tensor. Raises DarwinError for NaN or Inf in it."""
-    profiles = profile_pair(father, mother)
+    profiles = profile_tensor(father), profile_tensor(mother)
     for profile, whose in zip(profiles, ("Father", "Mother"), strict=True):
-        refuse_unsound(name, whose, profile)
+        if profile.nan or profile.inf:
+            raise DarwinError(
+                f"Every weight must be finite; tensor {name!r} of the {whose} has"
+                f" {profile.nan} NaN and {profile.inf} Inf among {profile.numel}."
+                " Repair or replace that checkpoint."
+            )
     return profiles
 
 
@@ -129,7 +133,7 @@ def _sound_child(
     """Return the child's tensor; raises DarwinError where it is not finite."""
     if row.route != "blend":
         child = inputs[row.route.capitalize()].clone()
-        check_finite(row.name, child, inputs)
+        _check_finite(row.name, child, inputs)
         return child
     father, mother, base = inputs.values()
     masked = father.ndim >= 2  # a dropped tenth of a norm is damage (our choice)
@@ -137,11 +141,38 @@ def _sound_child(
     try:
         child = operate(base, father, mother, operation)
     except FloatingPointError:
-        blame(row.name, inputs)
+        _blame(row.name, inputs)
     if child.device.type != "cpu":  # there the kernel has not looked, and masks hide
         for tensor in (*inputs.values(), child):
-            check_finite(row.name, tensor, inputs)
+            _check_finite(row.name, tensor, inputs)
     return child
+
+
+def _check_finite(
+    name: str, tensor: torch.Tensor, inputs: Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse a child's (or an input's) NaN or Inf, naming the input it came from.
+
+    One sum over the tensor finds both; only then are the inputs, by role, looked at.
+    Raises DarwinError, also for a finite merge that its dtype cannot hold.
+    """
+    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        _blame(name, inputs)
+
+
+def _blame(name: str, inputs: Mapping[str, torch.Tensor]) -> NoReturn:
+    """Raise DarwinError for the input, by role, that is not finite, or an overflow."""
+    for whose, tensor in inputs.items():
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise DarwinError(
+                f"Every weight must be finite; tensor {name!r} of the {whose} has"
+                f" {bad} NaN or Inf among {tensor.numel()}. Repair that checkpoint."
+            )
+    raise DarwinError(
+        f"The merged tensor {name!r} overflows {next(iter(inputs.values())).dtype}."
+        " Merge in bfloat16 or float32 (dtype), or lower lambda."
+    )
 
 
 def _equal_parent(

@@ -7,7 +7,6 @@ weights are read, one tensor at a time, only where it does not.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,13 +20,12 @@ from mergekit.merge_methods.base import TensorEntry, TensorGroup, TensorMetadata
 from mergekit.merge_methods.dtype import align_dtype
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
-from mergekit.scripts.multimerge import load_config
 
-from mergekit_darwin.errors import DarwinError, about, some
-from mergekit_darwin.files import read_yamls
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.merge.findings import Finding
-from mergekit_darwin.merge.method import NAME, register, sound_profiles
+from mergekit_darwin.merge.into import read_config
+from mergekit_darwin.merge.method import sound_profiles
+from mergekit_darwin.merge.parameters import settle
 from mergekit_darwin.merge.provider import (
     lone_prescription,
     needs_weights,
@@ -35,13 +33,11 @@ from mergekit_darwin.merge.provider import (
 )
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.run import MergeRun
-from mergekit_darwin.merge.settings import MergeSettings, settle
-from mergekit_darwin.merge.source import check_keys
+from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
 from mergekit_darwin.models.plan import inputs_of, planned_tasks, stored_name
 from mergekit_darwin.ratios.rules import Prescription
 
-LOG = logging.getLogger("mergekit_darwin")
 Profiles = tuple[Profile, Profile]
 
 
@@ -82,75 +78,6 @@ class Planned:
 @lru_cache(maxsize=8)
 def _checkpoint(model: ModelReference) -> Checkpoint:
     return open_checkpoint(model)
-
-
-def read_config(source: str | Path) -> MergeConfiguration:
-    """Return the configuration in a YAML file with one merge, of method darwin_v6.
-
-    Raises DarwinError if the file cannot be read as one.
-    """
-    steps = read_steps(source, None)
-    if len(steps) > 1:
-        raise DarwinError(
-            f"{source} has {len(steps)} darwin_v6 merges: {some(map(str, steps))}."
-            " Choose one with --step."
-        )
-    return next(iter(steps.values()))
-
-
-def read_steps(
-    source: str | Path, intermediate: str | None
-) -> dict[str, MergeConfiguration]:
-    """Return the darwin_v6 merges of a YAML file, or of a mergekit-multi file, by name.
-
-    intermediate is the folder where mergekit-multi keeps the results of its steps. A
-    merge without a name is the final one, "". Raises DarwinError if the file cannot be
-    read, or none of its merges is darwin_v6's.
-    """
-    register()
-    path = Path(source)
-    found, needs = _merges(path, intermediate or "")
-    ours = {n or "": row for n, row in found.items() if row.merge_method == NAME}
-    if not ours:
-        methods = sorted(str(row.merge_method) for row in found.values())
-        raise DarwinError(
-            f"{path} must have merge_method: {NAME}; got {', '.join(methods)}."
-        )
-    waits = {
-        name: inputs
-        for name in ours
-        if (inputs := sorted(map(str, needs[name or None])))
-        and not (intermediate and all(_made(Path(intermediate, i)) for i in inputs))
-    }
-    for name, inputs in waits.items():
-        LOG.warning(
-            "step %r merges the result of %s, which is not there yet; merge that first"
-            " and name its folder with --intermediate-dir",
-            name or "final",
-            some(inputs),
-        )
-        del ours[name]
-    if not ours:
-        raise DarwinError(f"{path} has no darwin_v6 merge that can be looked at yet.")
-    return ours
-
-
-def _made(folder: Path) -> bool:
-    return (folder / "config.json").exists()
-
-
-def _merges(
-    path: Path, folder: str
-) -> tuple[dict[str | None, MergeConfiguration], dict[str | None, set[str]]]:
-    """Return the merges of a file by name, and the steps that each is made from."""
-    documents = read_yamls(path, f"{path} cannot be read as YAML")
-    alone = documents[0] if len(documents) == 1 else {"name": None}
-    for document in documents:
-        check_keys(document)
-    with about(f"{path} must be a mergekit configuration"):
-        if isinstance(alone, dict) and "name" in alone:
-            return load_config(path.read_text(encoding="utf-8"), folder)
-        return {None: MergeConfiguration.model_validate(alone)}, {None: set()}
 
 
 def plan_run(
@@ -216,10 +143,10 @@ def row_of(tensor: Planned, profiles: Profiles | None) -> Prescription:
 
 
 def table_of(
-    source: str | Path, options: MergeOptions | None = None, *, quiet: bool = True
+    source: str | Path, options: MergeOptions | None = None
 ) -> list[Prescription]:
     """Return the ratio table of a darwin_v6 YAML file, sorted by name."""
-    return ratio_rows(plan_run(read_config(source), options), quiet=quiet)
+    return ratio_rows(plan_run(read_config(source), options))
 
 
 def measured(

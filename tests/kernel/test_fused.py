@@ -23,7 +23,6 @@ from mergekit_darwin.kernel.masks import PAGE
 
 njit = pytest.importorskip("numba").njit
 fused = pytest.importorskip("mergekit_darwin.kernel.fused")
-counts = pytest.importorskip("mergekit_darwin.kernel.counts")
 
 BLEND = Blend(
     ratio=0.4,
@@ -286,7 +285,7 @@ def test_patterns_are_counted_alike(dtype: torch.dtype) -> None:
     weights = patterns(3 * 70001, dtype, 1)
     found, expected = (torch.zeros(1 << 16, dtype=torch.int64) for _ in range(2))
     for piece in weights.split(70001):
-        counts.add_counts(piece, found)
+        fused.add_counts(piece, found)
         profile.add_counts(piece, expected)
     assert torch.equal(found, expected)
     assert int(found.sum()) == weights.numel()
@@ -328,7 +327,7 @@ def test_without_numba_or_a_place_for_its_cache_torch_gives_the_same_bits(
     (path, *bits), _ = told("", XDG_CACHE_HOME=str(cache), NUMBA_CACHE_DIR="")
     assert path == "compiled_pages"
     kept = {file.name.split("-")[0] for file in cache.rglob("mergekit-darwin/*/*.nbc")}
-    assert kept == {"fused._merge_page", "counts._count"}
+    assert kept == {"fused._merge_page", "fused._count"}
 
     (path, *same), said = told("sys.modules['numba'] = None")
     assert (path, same) == ("torch_pages", bits)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from mergekit_darwin.kernel.dare_ties import Blend, merge_three
 from mergekit_darwin.kernel.profile import profile_tensor
-from mergekit_darwin.merge.settings import settle
+from mergekit_darwin.merge.parameters import settle
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.ratios.genome import genome_json, make_genome

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from mergekit_darwin.merge.loaded import LoadedReport
+from mergekit_darwin.merge.parameters import check_value, settle
 from mergekit_darwin.merge.roles import Roles
-from mergekit_darwin.merge.settings import MergeSettings, check_value, settle
+from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml, uniform_yamls
 from mergekit_darwin.ratios.genome import Genome, make_genome
 from mergekit_darwin.scan.report import ModelReport, Report
