@@ -22,7 +22,7 @@ from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.files import read_yaml
 from mergekit_darwin.merge.settings import Number, WholeMerge
 from mergekit_darwin.ratios.genome import MAX_BLOCKS
-from mergekit_darwin.ratios.rules import Mri
+from mergekit_darwin.ratios.scores import Mri
 from mergekit_darwin.search.cma import SearchSettings
 
 # Prefixes of public benchmarks, as mergekit-evolve refuses them (mergekit 0.1.5,

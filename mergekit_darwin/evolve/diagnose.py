@@ -23,16 +23,13 @@ from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome, make_genome
 from mergekit_darwin.ratios.report_picture import draw
-from mergekit_darwin.ratios.rules import Mri, report_scores, spread_of
+from mergekit_darwin.ratios.rules import spread_of
+from mergekit_darwin.ratios.scores import Mri, report_scores
 from mergekit_darwin.scan.probes import Probe, read_probes
 from mergekit_darwin.scan.report import Report, read_report
 from mergekit_darwin.scan.run import scan
-from mergekit_darwin.search.proxy import (
-    Anchors,
-    Landscape,
-    landscape,
-    population_ratios,
-)
+from mergekit_darwin.search.landscape import Landscape, landscape, population_ratios
+from mergekit_darwin.search.proxy import Anchors
 from mergekit_darwin.search.space import Space, make_space
 
 LOG = logging.getLogger("mergekit_darwin")

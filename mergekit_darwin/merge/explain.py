@@ -8,16 +8,14 @@ from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.kernel.masks import STEPS, threshold
 from mergekit_darwin.merge.preview import Planned, Profiles, measured, row_of
 from mergekit_darwin.merge.provider import depth_of, explicit_ratio, needs_weights
-from mergekit_darwin.ratios.rules import (
+from mergekit_darwin.ratios.rules import Prescription, final_terms, gene_terms
+from mergekit_darwin.ratios.scores import (
     Pair,
-    Prescription,
     Scores,
     Terms,
     combined_terms,
     exact_total,
-    final_terms,
     gain_terms,
-    gene_terms,
     probe_terms,
     relative_scales,
     relative_terms,

@@ -12,7 +12,7 @@ from typing import Any
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.ratios.genome import Genome, read_genome
-from mergekit_darwin.ratios.rules import Mri, Scores, report_scores
+from mergekit_darwin.ratios.scores import Mri, Scores, report_scores
 from mergekit_darwin.ratios.table import read_ratios
 from mergekit_darwin.scan.report import Report, read_report
 

@@ -11,12 +11,8 @@ from collections.abc import Callable, Mapping
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.models.names import site_of
-from mergekit_darwin.ratios.rules import (
-    Prescription,
-    Route,
-    prescribe,
-    published_scores,
-)
+from mergekit_darwin.ratios.rules import Prescription, Route, prescribe
+from mergekit_darwin.ratios.scores import published_scores
 
 Profiles = Callable[[], tuple[Profile, Profile]]  # the Father's, the Mother's
 

@@ -22,7 +22,7 @@ from mergekit_darwin.files import write_whole
 from mergekit_darwin.locks import Hold
 from mergekit_darwin.merge.roles import Roles, roles_of
 from mergekit_darwin.models.names import stack_depths
-from mergekit_darwin.ratios.rules import Prescription, spread_of
+from mergekit_darwin.ratios.rules import Prescription, routes_of, spread_of
 from mergekit_darwin.ratios.table import table_csv
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -114,12 +114,10 @@ class MergeRun:
 
     def _close(self) -> None:
         rows = [self._rows[name] for name in sorted(self._rows)]
-        routes = [row.route for row in rows]
-        counts = (routes.count("father"), routes.count("mother"), routes.count("blend"))
         LOG.info(
             "darwin_v6: %d tensors: %d Father's, %d Mother's, %d blended",
             len(rows),
-            *counts,
+            *routes_of(rows).values(),
         )
         spread = spread_of(rows)
         if spread is not None:

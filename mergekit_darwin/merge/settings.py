@@ -31,12 +31,8 @@ from mergekit_darwin.ratios.genome import (
     genome_hash,
     make_genome,
 )
-from mergekit_darwin.ratios.rules import (
-    TRANSPLANT_HIGH,
-    TRANSPLANT_LOW,
-    Mri,
-    Routing,
-)
+from mergekit_darwin.ratios.rules import TRANSPLANT_HIGH, TRANSPLANT_LOW, Routing
+from mergekit_darwin.ratios.scores import Mri
 
 GENES = {gene.name: gene for gene in extended_genes(MAX_BLOCKS)}
 

@@ -9,13 +9,13 @@ from typing import Any
 from mergekit_darwin import page, palette
 from mergekit_darwin.models.names import site_of, stack_depths
 from mergekit_darwin.ratios.report_screen import layer_gains, layer_ratios
-from mergekit_darwin.ratios.rules import COLUMNS, Prescription, report_scores
+from mergekit_darwin.ratios.rules import COLUMNS, Prescription, routes_of
+from mergekit_darwin.ratios.scores import report_scores
 from mergekit_darwin.scan.report import Report
 
 _COLUMNS: tuple[str, ...] = ("name", "layer", "component", "entropy F", "entropy M")
 _COLUMNS += ("std F", "std M", "norm F", "norm M", "mri_ratio")
 _GAIN = [[0, "#b3467b"], [0.5, "#f7f7f7"], [1, "#4d9221"]]
-_KEY = " Blue: towards the Father, red: towards the Mother."
 _ROW = 18  # pixels of a layer or of a kind of tensor
 
 
@@ -35,25 +35,15 @@ def write_scan_page(report: Report, path: Path) -> None:
 
 def write_ratio_page(rows: Sequence[Prescription], path: Path) -> None:
     """Write the page of a ratio table: a map of all tensors, and the table."""
-    counts = {
-        route: sum(row.route == route for row in rows)
-        for route in ("father", "mother", "blend")
-    }
+    counts = routes_of(rows)
     told = f"{len(rows)} tensors: {counts['father']} the Father's,"
     told += f" {counts['mother']} the Mother's, {counts['blend']} blended."
-    page.write_page(
-        path,
-        "Ratio of every tensor",
-        {
-            "Map": [
-                page.Words(
-                    told + " Blue: towards the Father, red: towards the Mother."
-                ),
-                *maps(rows),
-            ],
-            "Table": [_table(rows)],
-        },
-    )
+    told += " Blue: towards the Father, red: towards the Mother."
+    sections: dict[str, Sequence[page.Part]] = {
+        "Map": [page.Words(told), *maps(rows)],
+        "Table": [_table(rows)],
+    }
+    page.write_page(path, "Ratio of every tensor", sections)
 
 
 def _table(rows: Sequence[Prescription]) -> page.Table:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from mergekit_darwin import plots
 from mergekit_darwin.models.names import stack_depths
-from mergekit_darwin.ratios.rules import Prescription
+from mergekit_darwin.ratios.rules import Prescription, routes_of
 
 _COMPONENTS = ("attn", "ffn", "embed", "global")
 _SMALLEST_SPAN = 0.01  # below it differences are not worth a colour
@@ -185,10 +185,7 @@ def _key(
         [low, 0.5, high], labels=[f"{low:.2f} Father", "0.5", f"{high:.2f} Mother"]
     )
     bar.ax.tick_params(labelsize=8)
-    counts = {
-        route: sum(row.route == route for row in rows)
-        for route in ("father", "mother", "blend")
-    }
+    counts = routes_of(rows)
     figure.suptitle(
         f"Ratio of {len(rows)} tensors: {counts['father']} Father's (F),"
         f" {counts['mother']} Mother's (M), {counts['blend']} blended;"

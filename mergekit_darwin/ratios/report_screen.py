@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mergekit_darwin.models.names import site_of
-from mergekit_darwin.ratios.rules import report_scores, spread_of
+from mergekit_darwin.ratios.rules import spread_of
+from mergekit_darwin.ratios.scores import report_scores
 from mergekit_darwin.scan.report import ModelReport, Report
 
 _TOP = 3

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from mergekit_darwin.models.names import stack_depths
-from mergekit_darwin.ratios.rules import Prescription, spread_of
+from mergekit_darwin.ratios.rules import ROUTES, Prescription, routes_of, spread_of
 
 _NUMBERS = (
     ("static F", "static_father"),
@@ -20,7 +20,6 @@ _NUMBERS = (
     ("genes", "genome_ratio"),
     ("ratio", "ratio"),
 )
-_ROUTES = ("father", "mother", "blend")
 _PARTS = ("attn", "ffn", "embed", "global")
 
 
@@ -85,7 +84,7 @@ def _number(value: float | None) -> str:
 
 def summary(rows: list[Prescription]) -> Iterator[str]:
     """Yield what a table comes to: routes, means by part and block, mri's spread."""
-    counts = _routes(rows)
+    counts = routes_of(rows)
     yield (
         f"{len(rows)} tensors: {counts['father']} Father's, {counts['mother']}"
         f" Mother's, {counts['blend']} blended; mean ratio"
@@ -112,7 +111,7 @@ def _groups(
     yield f"{title:{width}}{'tensors':>8}{columns}"
     for label in sorted(groups, key=_order):
         inside = groups[label]
-        counts = _routes(inside)
+        counts = routes_of(inside)
         means = "".join(
             f"{_number(_mean(values)):>10}"
             for values in (
@@ -121,7 +120,7 @@ def _groups(
                 [row.ratio for row in inside],
             )
         )
-        routes = "".join(f"{counts[route]:>10}" for route in _ROUTES)
+        routes = "".join(f"{counts[route]:>10}" for route in ROUTES)
         name = "-" if label is None else str(label)
         yield f"  {name:{width - 2}}{len(inside):>8}{means}{routes}"
 
@@ -135,10 +134,6 @@ def _order(label: Hashable) -> tuple[int, str]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _routes(rows: list[Prescription]) -> dict[str, int]:
-    return {route: sum(row.route == route for row in rows) for route in _ROUTES}
 
 
 def _spread(rows: list[Prescription]) -> Iterator[str]:

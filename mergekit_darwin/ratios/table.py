@@ -13,7 +13,8 @@ from typing import Any
 from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.files import parse_json, read_text
 from mergekit_darwin.models.names import Site
-from mergekit_darwin.ratios.rules import COLUMNS, Prescription, Scores
+from mergekit_darwin.ratios.rules import COLUMNS, Prescription
+from mergekit_darwin.ratios.scores import Scores
 
 
 def table_json(rows: Iterable[Prescription]) -> str:

@@ -18,7 +18,8 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.ratios.genome import extended_genes, make_genome
-from mergekit_darwin.search.proxy import Anchors, landscape
+from mergekit_darwin.search.landscape import landscape
+from mergekit_darwin.search.proxy import Anchors
 from mergekit_darwin.search.space import make_space
 from tests import evolving
 from tests.search.test_search import make_report

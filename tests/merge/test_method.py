@@ -22,7 +22,7 @@ from mergekit_darwin.merge.parameters import settle
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.ratios.genome import genome_json, make_genome
-from mergekit_darwin.ratios.rules import published_scores
+from mergekit_darwin.ratios.scores import published_scores
 from mergekit_darwin.scan.report import (
     ModelReport,
     ProbeSetting,

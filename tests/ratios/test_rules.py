@@ -10,17 +10,14 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.models.names import site_of
 from mergekit_darwin.ratios.genome import make_genome
-from mergekit_darwin.ratios.rules import (
-    Routing,
+from mergekit_darwin.ratios.rules import Routing, gene_terms, prescribe, spread_of
+from mergekit_darwin.ratios.scores import (
     Scores,
     combined_terms,
-    gene_terms,
-    prescribe,
     promise,
     published_scores,
     report_scores,
     share,
-    spread_of,
     total,
 )
 from mergekit_darwin.scan.report import (

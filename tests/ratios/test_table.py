@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mergekit_darwin.models.names import site_of
-from mergekit_darwin.ratios.rules import Prescription, Scores
+from mergekit_darwin.ratios.rules import Prescription
+from mergekit_darwin.ratios.scores import Scores
 from mergekit_darwin.ratios.table import read_rows, table_csv
 
 

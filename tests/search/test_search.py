@@ -10,7 +10,8 @@ import pytest
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.models.names import site_of, stack_depths
 from mergekit_darwin.ratios.genome import extended_genes, make_genome
-from mergekit_darwin.ratios.rules import prescribe, report_scores
+from mergekit_darwin.ratios.rules import prescribe
+from mergekit_darwin.ratios.scores import report_scores
 from mergekit_darwin.scan.report import (
     ModelReport,
     PairStatistics,
@@ -21,17 +22,19 @@ from mergekit_darwin.scan.report import (
 from mergekit_darwin.search.belief import Belief, krige, rank_correlation
 from mergekit_darwin.search.breed import breed
 from mergekit_darwin.search.cma import SearchSettings, maximise
+from mergekit_darwin.search.landscape import (
+    Landscape,
+    applied,
+    landscape,
+    population_ratios,
+)
 from mergekit_darwin.search.proxy import (
     Anchors,
-    Landscape,
     anchor_coordinates,
     anchor_features,
-    applied,
     coordinates,
     features,
     fit,
-    landscape,
-    population_ratios,
     prior_weights,
 )
 from mergekit_darwin.search.space import Space, make_space
