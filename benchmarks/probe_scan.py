@@ -15,9 +15,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergekit_darwin.models import opened as weights
+from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan import importance
-from mergekit_darwin.scan.decoder import finish, make_batch, open_decoder
-from mergekit_darwin.scan.importance import ProbeOptions, measure_importance
+from mergekit_darwin.scan.decoder import finish, open_decoder
+from mergekit_darwin.scan.importance import measure_importance
+from mergekit_darwin.scan.layers import make_batch
 from mergekit_darwin.scan.probes import Encoded, Probe, encode, standard_probes
 from tests.tiny import VOCABULARY, save
 

@@ -57,7 +57,7 @@ NAMES = [  # (module, name, what for)
     (
         "transformers.core_model_loading",
         "revert_weight_conversion",
-        "scan/naming.py: gradients of packed tensors by the files' names",
+        "scan/tally.py: gradients of packed tensors by the files' names",
     ),
     (
         "transformers.modeling_utils",

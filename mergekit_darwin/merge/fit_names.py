@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import takewhile
 
 from mergekit_darwin.errors import some
 from mergekit_darwin.merge.findings import (
@@ -16,7 +15,7 @@ from mergekit_darwin.merge.findings import (
     tensors,
 )
 from mergekit_darwin.models.checkpoint import TensorHeader
-from mergekit_darwin.models.names import site_of
+from mergekit_darwin.models.names import common_tail, site_of
 
 
 def find_renamed(father: Model, other: Model, layout: Layout) -> Iterator[Finding]:
@@ -55,7 +54,8 @@ def renamed_prefix(
         (a[: -len(tail)], b[: -len(tail)])
         for a in sample
         for b in only_right
-        if (tail := _common_tail(a, b))
+        if (parts := common_tail(a, b)) >= 2
+        and (tail := ".".join(a.split(".")[-parts:]))
     }
     best = (0, "", "")
     for old, new in pairs:
@@ -69,14 +69,6 @@ def renamed_prefix(
     if 2 * best[0] < min(len(only_left), len(only_right)):
         return None
     return best[1], best[2], best[0]
-
-
-def _common_tail(left: str, right: str) -> str:
-    """Return the longest common end that starts at a dot, or "" below two parts."""
-    a, b = left.split("."), right.split(".")
-    pairs = zip(reversed(a), reversed(b), strict=False)
-    count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return ".".join(a[len(a) - count :]) if count >= 2 else ""
 
 
 def find_missing(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import Literal
 
 Component = Literal["attn", "ffn", "embed", "global"]
@@ -109,3 +110,9 @@ def block_of(layer: int, depth: int, blocks: int) -> int:
     empty. Source: our choice (the published case: 60 layers, 6 blocks of 10).
     """
     return layer * min(blocks, depth) // depth
+
+
+def common_tail(left: str, right: str) -> int:
+    """Return how many parts between dots two names share at their ends."""
+    pairs = zip(reversed(left.split(".")), reversed(right.split(".")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mergekit_darwin.scan.decoder import Batch, Call, Decoder, apply_layer, record
+from mergekit_darwin.scan.decoder import Call, Decoder, apply_layer, record
+from mergekit_darwin.scan.layers import Batch
 
 _TOKENS = 8
 _ALONE = 1e-2  # share of a push that may come out of the layer as something else

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.scan.decoder import (
-    Batch,
-    Call,
-    Decoder,
-    apply_layer,
-    finish,
-    make_batch,
-    record,
-)
+from mergekit_darwin.scan.decoder import Call, Decoder, apply_layer, finish, record
+from mergekit_darwin.scan.layers import Batch, make_batch
 from mergekit_darwin.scan.probes import Encoded
 from mergekit_darwin.scan.tally import Tally, floating, following
 

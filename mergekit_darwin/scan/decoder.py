@@ -19,28 +19,15 @@ from torch import Tensor, nn
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import OpenModel
 from mergekit_darwin.models.stream import load_on_call
-from mergekit_darwin.scan.layers import find_head, find_layers
-from mergekit_darwin.scan.probes import Encoded
+from mergekit_darwin.scan.layers import (
+    Batch,
+    find_head,
+    find_layers,
+    read_head,
+    token_losses,
+)
 
 _MOST_LOGITS = 1 << 27  # elements of one head output, 512 MiB in float32
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Items padded on the right to one length, on the model's device.
-
-    ids is int64 [B, T]; real is bool [B, T], false on padding and special tokens;
-    rows [N] are the flat positions whose next token is of a completion, targets [N]
-    those tokens, owner [N] the item (0 <= owner < B) each belongs to. Padding needs no
-    mask: a causal decoder's real tokens never see what lies to their right.
-    """
-
-    ids: Tensor
-    real: Tensor
-    rows: Tensor
-    targets: Tensor
-    owner: Tensor
-    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -79,34 +66,12 @@ class _Stop(Exception):
     """Ends a forward pass once the layers have been seen."""
 
 
-def make_batch(items: Sequence[Encoded], device: str) -> Batch:
-    """Return items as one batch, padded with each item's last token."""
-    width = max(len(item.ids) for item in items)
-    ids, real, rows, targets, owner = [], [], [], [], []
-    for place, item in enumerate(items):
-        length = len(item.ids)
-        ids.append([*item.ids, *[item.ids[-1]] * (width - length)])
-        real.append([item.special <= t < length for t in range(width)])
-        for position in range(item.start, length):
-            rows.append(place * width + position - 1)
-            targets.append(item.ids[position])
-            owner.append(place)
-    return Batch(
-        ids=torch.tensor(ids, device=device),
-        real=torch.tensor(real, device=device),
-        rows=torch.tensor(rows, device=device),
-        targets=torch.tensor(targets, device=device),
-        owner=torch.tensor(owner, device=device),
-        lengths=tuple(len(item.ids) for item in items),
-    )
-
-
 def open_decoder(source: OpenModel) -> Decoder:
     """Return the decoder of an open model; its layers' convention is tried out.
 
     Raises CannotDrive, a DarwinError, if layers exchange more than hidden states.
     """
-    path, modules = find_layers(source.model, source.name)
+    path, modules = find_layers(source)
     text: Any = source.model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
     if getattr(text, "num_kv_shared_layers", 0):
         raise CannotDrive(
@@ -243,33 +208,21 @@ def finish(
     hidden states are what the LM head reads, after the last norm; losses are in nats,
     float32 or wider.
     """
-    head = find_head(decoder.source.model, decoder.source.name)
-    vocabulary = head.weight.shape[0]
-    states: list[Tensor] = []
+    vocabulary = find_head(decoder.source).weight.shape[0]
+    most = max(1, _MOST_LOGITS // vocabulary)
     losses = []
-    for piece in range(0, batch.rows.numel(), max(1, _MOST_LOGITS // vocabulary)):
-        stop = piece + max(1, _MOST_LOGITS // vocabulary)
-        rows, targets = batch.rows[piece:stop], batch.targets[piece:stop]
-        logits = _tail(decoder, batch, hidden, head, rows, states)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        losses.append(nn.functional.cross_entropy(wide, targets, reduction="none"))
-    return states[0], torch.cat(losses)
+    for rows, targets in zip(
+        batch.rows.split(most), batch.targets.split(most), strict=True
+    ):
+        state, logits = _tail(decoder, batch, hidden, rows)
+        losses.append(token_losses(logits, targets))
+    return state, torch.cat(losses)
 
 
 def _tail(
-    decoder: Decoder,
-    batch: Batch,
-    hidden: Tensor | None,
-    head: nn.Module,
-    rows: Tensor,
-    states: list[Tensor],
-) -> Tensor:
-    """Run what follows the layers; the head sees the chosen rows only, [N, V]."""
-
-    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states.append(args[0])
-        flat = args[0].reshape(-1, args[0].shape[-1])
-        return (flat[rows].unsqueeze(0), *args[1:])
+    decoder: Decoder, batch: Batch, hidden: Tensor | None, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run what follows the layers; return what the head reads, and logits [N, V]."""
 
     def stand_in(layer: int) -> Callable[..., Any]:
         def hand_on(*args: Any, **kwargs: Any) -> Any:
@@ -281,11 +234,7 @@ def _tail(
 
     layers = decoder.layers if hidden is not None else ()
     stand_ins = [stand_in(layer) for layer in range(len(layers))]
-    handle = head.register_forward_pre_hook(choose)
-    try:
-        with _patched(layers, stand_ins):
-            output = _forward(decoder, batch.ids)
-    finally:
-        handle.remove()
-    logits = output.logits
-    return logits.reshape(-1, logits.shape[-1])
+    with _patched(layers, stand_ins):
+        return read_head(
+            decoder.source, rows, lambda: _forward(decoder, batch.ids).logits
+        )

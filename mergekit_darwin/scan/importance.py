@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import torch
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import OpenModel, open_model
-from mergekit_darwin.models.opened import ProbeOptions as ProbeOptions
+from mergekit_darwin.models.opened import OpenModel, ProbeOptions, open_model
 from mergekit_darwin.scan.decoder import CannotDrive, Decoder, open_decoder
-from mergekit_darwin.scan.naming import layer_stack
+from mergekit_darwin.scan.layers import layer_stack
 from mergekit_darwin.scan.probes import Encoded, Probe, check_tokens, encode
 from mergekit_darwin.scan.report import Passes, ProbeLoss
 from mergekit_darwin.scan.skipping import (

@@ -14,10 +14,10 @@ from mergekit_darwin.models.checkpoint import (
     open_checkpoint,
     refuse_integers,
 )
-from mergekit_darwin.models.opened import merge_options as default_merge_options
+from mergekit_darwin.models.opened import ProbeOptions, merge_options
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.attribution import Attribution, measure_gains
-from mergekit_darwin.scan.importance import Importance, ProbeOptions, measure_importance
+from mergekit_darwin.scan.importance import Importance, measure_importance
 from mergekit_darwin.scan.partial import Partial, writing
 from mergekit_darwin.scan.probes import Probe
 from mergekit_darwin.scan.report import (
@@ -60,7 +60,6 @@ def scan(
     out: str | Path,
     probes: Sequence[Probe],
     options: ProbeOptions,
-    merge_options: MergeOptions | None = None,
     progress: bool = True,
     draw: Draw | None = None,
 ) -> Report:
@@ -71,7 +70,7 @@ def scan(
     finished report of the same parents and settings is returned as it is. Raises
     DarwinError, leaving no report behind, for whatever the user can repair.
     """
-    loading = merge_options or default_merge_options(options)
+    loading = merge_options(options)
     names = {"father": father, "mother": mother}
     if base is not None:
         names["base"] = base

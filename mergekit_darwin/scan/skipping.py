@@ -15,15 +15,14 @@ from torch import Tensor
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.scan.decoder import (
-    Batch,
     Call,
     CannotDrive,
     Decoder,
     apply_layer,
     finish,
-    make_batch,
     record,
 )
+from mergekit_darwin.scan.layers import Batch, make_batch
 from mergekit_darwin.scan.probes import Encoded
 from mergekit_darwin.talk import Progress
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,11 +43,7 @@ def all_names(models: Mapping[str, Loads]) -> list[str]:
     return list(names)
 
 
-def scan_tensors(
-    models: Mapping[str, Loads],
-    names: list[str],
-    note: Callable[[str], None] = lambda name: None,
-) -> Iterator[TensorRow]:
+def scan_tensors(models: Mapping[str, Loads], names: list[str]) -> Iterator[TensorRow]:
     """Yield the row of each name; at most one tensor of each model is in memory.
 
     models maps a role to what model_loads returned. Raises DarwinError for NaN or Inf,
@@ -55,7 +51,6 @@ def scan_tensors(
     """
     read = 0
     for name in names:
-        note(name)
         tensors = {
             role: load_tensor(loads[name])
             for role, loads in models.items()

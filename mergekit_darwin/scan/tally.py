@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import ProbeOptions, merge_options
 from mergekit_darwin.models.plan import is_present, model_loads
-from mergekit_darwin.scan.naming import checkpoint_tensors
 from mergekit_darwin.scan.static import Loads, load_tensor
 
 _PIECE = 1 << 16  # elements of one inner product's part, in cache
@@ -79,7 +78,12 @@ class Tally:
         """Return gradients by names that mergekit knows, unpacked where need be."""
         if all(name in self.outputs for name in found):
             return found
-        return {**checkpoint_tensors(self.model, found), **found}
+        from transformers.core_model_loading import revert_weight_conversion
+
+        # Experts and prefixes are taken apart again, as files have them. That only
+        # re-orders elements: inner products with task vectors stay the same.
+        unpacked = revert_weight_conversion(self.model, dict(found))  # type: ignore[arg-type]
+        return {**unpacked, **found}
 
     def _deltas(self, output: str, like: Tensor) -> tuple[Tensor | None, ...]:
         """Return a tensor's task vectors in the gradient's type and place."""

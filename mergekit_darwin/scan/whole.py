@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import OpenModel
-from mergekit_darwin.scan.layers import find_head, find_layers
+from mergekit_darwin.scan.layers import find_layers, read_head, token_losses
 from mergekit_darwin.scan.probes import Encoded
 
 Reading = Literal["causal", "masked", "encoder-decoder"]
@@ -66,7 +66,7 @@ def open_whole(source: OpenModel) -> Whole:
             f"{source.name} cannot be run layer by layer, which --stream needs."
             " Scan it without --stream."
         )
-    path, modules = find_layers(source.model, source.name)
+    path, modules = find_layers(source)
     return Whole(source, tuple(modules), path, reading_of(source.model))
 
 
@@ -77,26 +77,15 @@ def run_whole(whole: Whole, item: Encoded, skip: int | None) -> tuple[Tensor, Te
     states are what the LM head reads; losses are in nats, float32 or wider.
     """
     inputs = _inputs(whole, item)
-    states: list[Tensor] = []
-
-    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        states.append(args[0].reshape(-1, args[0].shape[-1]))
-        return (states[0][inputs.rows].unsqueeze(0), *args[1:])
-
     model = whole.source.model
-    head = find_head(model, whole.source.name)
-    handle = head.register_forward_pre_hook(choose)
     known = inspect.signature(model.forward).parameters
     quick = {"use_cache": False} if "use_cache" in known else {}
-    try:
-        with _skipped(whole, skip):
-            logits = model(**inputs.given, **quick).logits
-    finally:
-        handle.remove()
-    logits = logits.reshape(-1, logits.shape[-1])
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = nn.functional.cross_entropy(wide, inputs.targets, reduction="none")
-    return states[0][inputs.first :], losses
+    with _skipped(whole, skip):
+        states, logits = read_head(
+            whole.source, inputs.rows, lambda: model(**inputs.given, **quick).logits
+        )
+    flat = states.reshape(-1, states.shape[-1])
+    return flat[inputs.first :], token_losses(logits, inputs.targets)
 
 
 def _inputs(whole: Whole, item: Encoded) -> _Inputs:

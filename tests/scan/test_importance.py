@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan import importance, skipping
 from mergekit_darwin.scan.importance import (
     Importance,
-    ProbeOptions,
     cosine_distance,
     measure_importance,
 )

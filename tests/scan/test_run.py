@@ -20,11 +20,12 @@ from mergekit_darwin.cli.scan import main
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.profile import Profile, profile_tensor
 from mergekit_darwin.models.checkpoint import open_checkpoint
+from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.report_picture import draw, draw_gains, draw_scan
 from mergekit_darwin.ratios.report_screen import screen
 from mergekit_darwin.scan import partial
 from mergekit_darwin.scan import run as scanning
-from mergekit_darwin.scan.importance import ProbeOptions, measure_importance
+from mergekit_darwin.scan.importance import measure_importance
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from mergekit_darwin.scan.report import (
     ModelReport,
