@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import health_cases
 
-from mergekit_darwin.health import Health, check
 from mergekit_darwin.health.again import FILE
+from mergekit_darwin.health.report import Health
+from mergekit_darwin.health.run import check
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan.importance import measure_importance

@@ -24,7 +24,8 @@ from mergekit_darwin.evolve.refits import (
 from mergekit_darwin.evolve.tasks import TaskSet
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.files import sync, write_whole
-from mergekit_darwin.health import Health, check
+from mergekit_darwin.health.report import Health
+from mergekit_darwin.health.run import check
 from mergekit_darwin.merge.into import merge_to
 from mergekit_darwin.merge.yaml import genome_yaml, uniform_yamls
 from mergekit_darwin.models.manifest import MANIFEST, damage, seal

@@ -15,7 +15,7 @@ from mergekit_darwin.evolve.folder import made_with
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.picture import plot_genome, plot_heldout, plot_scores
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.health import Finding, Health
+from mergekit_darwin.health.report import Finding, Health
 from mergekit_darwin.ratios.picture import plot_ratios
 from mergekit_darwin.ratios.table import read_rows
 

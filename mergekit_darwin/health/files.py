@@ -1,15 +1,17 @@
-"""A child's files against its config and its parents': names, types, head, config."""
+"""A child's files against its config and its parents': names, types, head, words."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mergekit.options import MergeOptions
-from transformers import PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
+from mergekit_darwin.errors import reason
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.checkpoint import Checkpoint
@@ -36,6 +38,8 @@ _SHAPING = (  # config values that change what weights mean; our choice
     "max_position_embeddings",
 )
 _ABSENT = "(absent)"
+_TEXTS = 16  # texts encoded by every tokenizer; our choice
+LOG = logging.getLogger(__name__)
 
 
 def loading_info(checkpoint: Checkpoint, options: MergeOptions) -> dict[str, Any]:
@@ -183,3 +187,64 @@ def config_findings(
                 finding("config", "warning", f"{key} {own}", f"{key} {shared[0]}")
             )
     return found
+
+
+def load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any | None:
+    """Return a model's tokenizer, or None (with a warning) if it has none."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.path, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        LOG.warning("%s: no tokenizer (%s)", checkpoint.reference, reason(error))
+        return None
+
+
+def tokenizer_findings(
+    child: Any | None, father: Any | None, mother: Any | None, texts: Sequence[str]
+) -> list[Finding]:
+    """Return how the child's tokenizer disagrees with those of its parents.
+
+    Tokenizers are transformers' or None. It must number the tokens as one parent
+    does and encode the texts as that one; where the parents differ, one that knows
+    all tokens of both (mergekit's union) is only noted.
+    """
+    parents = {"Father": father, "Mother": mother}
+    known = {name: row for name, row in parents.items() if row is not None}
+    if not known:
+        return []
+    if child is None:
+        words = f"one, as {' and '.join(known)} have"
+        return [finding("tokenizer", "warning", "none", words)]
+    own = child.get_vocab()
+    vocabularies = {name: row.get_vocab() for name, row in known.items()}
+    same = [name for name, row in vocabularies.items() if clashes(own, row) == 0]
+    if not same:
+        return [_strange(own, vocabularies)]
+    chosen = list(texts)[:_TEXTS]
+    apart = {
+        name: sum(child.encode(text) != known[name].encode(text) for text in chosen)
+        for name in same
+    }
+    if chosen and min(apart.values()) > 0:
+        name = min(apart, key=lambda key: apart[key])
+        words = f"{apart[name]} of {len(chosen)} texts encoded unlike {name}"
+        return [finding("tokenizer", "warning", words, "all alike")]
+    return []
+
+
+def clashes(own: Mapping[str, int], other: Mapping[str, int]) -> int:
+    """Return how many tokens of another vocabulary have another number, or none."""
+    return sum(own.get(token) != index for token, index in other.items())
+
+
+def _strange(
+    own: Mapping[str, int], vocabularies: Mapping[str, Mapping[str, int]]
+) -> Finding:
+    parents = list(vocabularies.values())
+    differ = len(parents) == 2 and parents[0] != parents[1]
+    union = all(token in own for row in parents for token in row)
+    name = min(vocabularies, key=lambda key: clashes(own, vocabularies[key]))
+    words = f"{clashes(own, vocabularies[name])} tokens not numbered as {name}'s"
+    severity: Severity = "note" if differ and union else "error"
+    return finding("tokenizer", severity, words, "0")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.health.answers import answer_prompts, prompts_of
 from mergekit_darwin.health.function_rules import (
     answer_findings,
+    fault_of,
     importance_findings,
     perplexity_findings,
 )
@@ -22,6 +25,10 @@ from mergekit_darwin.scan.report import ModelReport, Report
 from mergekit_darwin.talk import Progress
 
 LOG = logging.getLogger(__name__)
+
+TOKENS = 24  # of an answer; our choice
+PROMPTS = 2  # of each probe; our choice
+_MOST_PROMPT = 512  # tokens of a prompt; our choice
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,53 @@ def _answers(opened: OpenModel, role: str, probes: Sequence[Probe]) -> list[Answ
         LOG.info("%s: no short answers, as it does not generate", opened.name)
         return []
     return answer_prompts(opened.model, opened.tokenizer, prompts_of(probes), role)
+
+
+def prompts_of(probes: Sequence[Probe]) -> list[tuple[str, str]]:
+    """Return (probe, prompt) pairs: the first two prompts of each probe."""
+    rows = []
+    for probe in probes:
+        texts = [item.prompt or item.completion for item in probe.items]
+        rows += [(probe.name, text) for text in texts[:PROMPTS]]
+    return rows
+
+
+def answer_prompts(
+    model: Any, tokenizer: Any, prompts: Sequence[tuple[str, str]], role: str
+) -> list[Answer]:
+    """Return a greedy answer of at most 24 tokens to each (probe, prompt).
+
+    model is transformers'; its answer ends at its end-of-text token, which is not
+    part of the text. role goes into Answer.model.
+    """
+    return [_answer(model, tokenizer, probe, prompt, role) for probe, prompt in prompts]
+
+
+@torch.inference_mode()
+def _answer(model: Any, tokenizer: Any, probe: str, prompt: str, role: str) -> Answer:
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    ids = ids[:, -_MOST_PROMPT:].to(model.device)
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=TOKENS,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        pad_token_id=_padding(tokenizer),
+    )
+    given = 1 if model.config.is_encoder_decoder else ids.shape[1]
+    new = output[0, given:].tolist()
+    text = tokenizer.decode(new, skip_special_tokens=True)
+    return Answer(
+        model=role, probe=probe, prompt=prompt, text=text, fault=fault_of(new, text)
+    )
+
+
+def _padding(tokenizer: Any) -> int | None:
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    return tokenizer.eos_token_id
 
 
 def known_parent(
@@ -150,7 +204,7 @@ def probe_findings(
     return found + answer_findings(answers, thresholds)
 
 
-def check_probes(report: Report, probes: Sequence[Probe], where: str = "mds") -> None:
+def check_probes(report: Report, probes: Sequence[Probe]) -> None:
     """Refuse a report that was made with other probes. Raises DarwinError."""
     made = {name: row.digest for name, row in report.settings.probes.items()}
     used = {probe.name: probe.digest for probe in probes}
@@ -161,7 +215,7 @@ def check_probes(report: Report, probes: Sequence[Probe], where: str = "mds") ->
             if made.get(name) != used.get(name)
         )
         raise DarwinError(
-            f"{where}: the child must be probed as the parents were; the probes"
+            "mds: the child must be probed as the parents were; the probes"
             f" {', '.join(differ)} differ. Give the --probes of that scan, or leave"
             " --mds out to probe the parents again."
         )

@@ -22,7 +22,6 @@ from mergekit_darwin.health.relatives import Relatives, open_relatives
 from mergekit_darwin.health.report import Finding, Health, finding, verdict_of
 from mergekit_darwin.health.screen import write_health
 from mergekit_darwin.health.thresholds import Thresholds
-from mergekit_darwin.health.vocabulary import load_tokenizer, tokenizer_findings
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.models.checkpoint import Checkpoint
 from mergekit_darwin.models.manifest import MANIFEST, damage
@@ -31,6 +30,8 @@ from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.probes import Probe, standard_probes
 from mergekit_darwin.scan.report import Report, check_identity
 from mergekit_darwin.talk import bar
+
+_PLAIN, _LINES = ProbeOptions(), Thresholds()
 
 
 def check(
@@ -41,28 +42,21 @@ def check(
     base: str | None = None,
     report: Report | None = None,
     out: Path | None = None,
-    options: ProbeOptions | None = None,
-    thresholds: Thresholds | None = None,
+    options: ProbeOptions = _PLAIN,
+    thresholds: Thresholds = _LINES,
     verify: Verify = "sample",
     probes: Sequence[Probe] | None = None,
     progress: bool = False,
 ) -> Health:
-    """Return the health of a merged model, seen against its parents.
+    """Return the health of a merged model; see api.check_health for what is given.
 
-    Models are paths or hub names. Parents and base left out come from the child's
-    mergekit_config.yml. With a report the parents' probes are taken from it. probes
-    None means the standard ones, an empty list none at all. verify merges tensors of a
-    darwin_v6 child again (sample: eight) and compares bits, and holds the files to a
-    manifest.json beside them. With out, health.json and
-    health.png are written into that folder; progress shows bars on stderr. Raises
-    DarwinError if a model cannot be opened or the parents are unknown.
+    report: a scan's, whose probes of the parents are taken; probes None: the standard
+    ones. Raises DarwinError if a model cannot be opened or the parents are unknown.
     """
-    options, thresholds = options or ProbeOptions(), thresholds or Thresholds()
     probes = standard_probes() if probes is None else list(probes)
     merging = merge_options(options)
     family = open_relatives(child, father, mother, base, verify, merging)
-    if report is not None:
-        options = _fitting(report, family, probes, options)
+    options = _fitting(report, family, probes, options)
     facts = _stream(family, merging, progress)
     found = _file_findings(family, merging) + weight_findings(facts, thresholds)
     found += _tokenizer_findings(family, probes, options)
@@ -72,11 +66,8 @@ def check(
         probed, trouble = probe_family(family.names, report, probes, options, advance)
     found += [*again, *trouble, *probe_findings(probed, thresholds)]
     health = Health(
+        **family.names,  # type: ignore[arg-type]
         verdict=verdict_of(found),
-        child=child,
-        father=family.names["father"],
-        mother=family.names["mother"],
-        base=family.names.get("base"),
         findings=found,
         counts=_counts(facts, found, verified),
         settings=_settings(options, thresholds, verify),
@@ -88,12 +79,17 @@ def check(
 
 
 def _fitting(
-    report: Report, family: Relatives, probes: Sequence[Probe], options: ProbeOptions
+    report: Report | None,
+    family: Relatives,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
 ) -> ProbeOptions:
     """Return options that probe the child as the report's parents were probed.
 
     Raises DarwinError if the report is of other models, or of other probes.
     """
+    if report is None:
+        return options
     father, mother = family.parents
     check_identity(report, father.digest, mother.digest)
     if not report.father.probes:
@@ -155,11 +151,13 @@ def _tokenizer_findings(
     family: Relatives, probes: Sequence[Probe], options: ProbeOptions
 ) -> list[Finding]:
     child, father, mother = (
-        load_tokenizer(family.checkpoints[role], options.trust_remote_code)
+        files.load_tokenizer(family.checkpoints[role], options.trust_remote_code)
         for role in ("child", "father", "mother")
     )
     texts = [item.prompt + item.completion for probe in probes for item in probe.items]
-    return tokenizer_findings(child, father, mother, texts[:: max(1, len(probes))])
+    return files.tokenizer_findings(
+        child, father, mother, texts[:: max(1, len(probes))]
+    )
 
 
 def _manifest_findings(family: Relatives, verify: Verify) -> list[Finding]:

@@ -13,7 +13,7 @@ from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.finish import make_final_model
 from mergekit_darwin.evolve.log import Candidate, EvaluationLog
 from mergekit_darwin.evolve.pages import _sentence
-from mergekit_darwin.health import Finding
+from mergekit_darwin.health.report import Finding
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml

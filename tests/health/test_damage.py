@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mergekit_darwin.health import Health, check
+from mergekit_darwin.health.report import Health
+from mergekit_darwin.health.run import check
 from mergekit_darwin.models.manifest import seal
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from tests import tiny

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.health import Finding, Thresholds, verdict_of
 from mergekit_darwin.health.facts import TensorFacts
+from mergekit_darwin.health.files import tokenizer_findings
 from mergekit_darwin.health.function_rules import (
     answer_findings,
     fault_of,
@@ -17,10 +17,9 @@ from mergekit_darwin.health.function_rules import (
     perplexity_findings,
     top_line,
 )
-from mergekit_darwin.health.report import Answer
+from mergekit_darwin.health.report import Answer, Finding, verdict_of
 from mergekit_darwin.health.stray import Stray
-from mergekit_darwin.health.thresholds import RULES
-from mergekit_darwin.health.vocabulary import tokenizer_findings
+from mergekit_darwin.health.thresholds import RULES, Thresholds
 from mergekit_darwin.health.weight_rules import weight_findings
 from mergekit_darwin.kernel.profile import Profile
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mergekit_darwin.cli.health import main
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.health import Health, check, read_health
+from mergekit_darwin.health.report import Health, read_health
+from mergekit_darwin.health.run import check
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from tests import health_cases as cases
 
