@@ -12,16 +12,19 @@ imported whenever Python starts, so its names are found when they are first aske
 TYPE_CHECKING = False  # typing's own would cost a start of Python more than all this
 if TYPE_CHECKING:
     from mergekit_darwin.api import breed as breed
+    from mergekit_darwin.api import check_breeding as check_breeding
     from mergekit_darwin.api import check_health as check_health
     from mergekit_darwin.api import consensus as consensus
     from mergekit_darwin.api import family as family
     from mergekit_darwin.api import merge_yaml as merge_yaml
+    from mergekit_darwin.api import preview_merges as preview_merges
     from mergekit_darwin.api import ratio_table as ratio_table
     from mergekit_darwin.api import read_genome as read_genome
     from mergekit_darwin.api import read_report as read_report
     from mergekit_darwin.api import refit_child as refit_child
     from mergekit_darwin.api import register as register
     from mergekit_darwin.api import scan_parents as scan_parents
+    from mergekit_darwin.api import start_breeding as start_breeding
     from mergekit_darwin.errors import DarwinError as DarwinError
 
 __version__ = "0.1.0"
@@ -29,16 +32,19 @@ __version__ = "0.1.0"
 _HOMES = dict.fromkeys(
     (
         "breed",
+        "check_breeding",
         "check_health",
         "consensus",
         "family",
         "merge_yaml",
+        "preview_merges",
         "ratio_table",
         "read_genome",
         "read_report",
         "refit_child",
         "register",
         "scan_parents",
+        "start_breeding",
     ),
     "mergekit_darwin.api",
 ) | {"DarwinError": "mergekit_darwin.errors"}

@@ -15,7 +15,6 @@ _INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
 _BAD_HEALTH = 3
 _OURS = (  # what is not an option of the run itself
     *("storage_path", "check", "init", "base", "items", "out"),
-    *("random_seed", "max_evaluations", "reuse_mds"),
 )
 
 
@@ -161,14 +160,11 @@ def main(words: tuple[str, ...], verbose: int, quiet: bool, **options: Any) -> N
 
 
 def _init(words: tuple[str, ...], given: dict[str, Any]) -> int:
-    from mergekit_darwin.evolve.init import write_config
+    from mergekit_darwin.api import start_breeding
 
     if len(words) != 2:
         raise click.UsageError("--init takes two models: --init FATHER MOTHER.")
-    father, mother = words
-    written = write_config(
-        Path(given["out"]), father, mother, given["base"], given["items"]
-    )
+    written = start_breeding(given["out"], *words, given["base"], given["items"])
     for path in written:
         click.echo(path.as_posix())
     return 0
@@ -185,22 +181,15 @@ def _speak(verbose: int, quiet: bool) -> None:
 
 
 def _run(path: str, given: dict[str, Any], options: dict[str, Any]) -> int:
-    from mergekit_darwin.evolve.config import RunOptions, read_config, with_overrides
+    from mergekit_darwin.api import breed, check_breeding
     from mergekit_darwin.evolve.record import Interrupted
-    from mergekit_darwin.evolve.run import check, evolve
 
-    config = with_overrides(
-        read_config(path),
-        mds=given["reuse_mds"] and str(Path(given["reuse_mds"]) / "mds"),
-        seed=given["random_seed"],
-        max_evaluations=given["max_evaluations"],
-    )
     if given["check"]:
-        for line in check(config, RunOptions(**options)):
+        for line in check_breeding(path, **options):
             click.echo(line)
         return 0
     try:
-        finished = evolve(config, Path(given["storage_path"]), RunOptions(**options))
+        finished = breed(path, given["storage_path"], **options)
     except (Interrupted, KeyboardInterrupt):
         command = shlex.join(["mergekit-darwin-evolve", *sys.argv[1:]])
         click.echo(

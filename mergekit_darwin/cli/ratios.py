@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_darwin.errors import DarwinError, nearest, printable, some
+from mergekit_darwin.errors import printable
 from mergekit_darwin.merge.filters import METHODS
-from mergekit_darwin.talk import loading, paged, setup_logging, silent, verbosity
+from mergekit_darwin.talk import loading, paged, setup_logging, verbosity
 
 if TYPE_CHECKING:
-    from mergekit.config import MergeConfiguration
-    from mergekit.options import MergeOptions
-
     from mergekit_darwin.merge.findings import Finding
-    from mergekit_darwin.merge.preview import Planned
+    from mergekit_darwin.merge.preview import Preview
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -70,14 +67,7 @@ LOG = logging.getLogger("mergekit_darwin")
 )
 @loading
 @verbosity
-def main(
-    config_file: str,
-    allow_missing: bool,
-    step: str | None,
-    intermediate_dir: str | None,
-    verbose: int,
-    **given: Any,
-) -> None:
+def main(config_file: str, verbose: int, **given: Any) -> None:
     """Say whether the parents of DARWIN.yml fit, and the ratio of every tensor.
 
     Nothing is merged. Headers and the MDS report are read, weights only if the
@@ -91,30 +81,20 @@ def main(
         if path is not None and path.resolve() == Path(config_file).resolve():
             raise click.UsageError(f"{path} is what is read; write to another file.")
     setup_logging(verbose, wish.quiet)
-    from mergekit.options import MergeOptions
     from transformers import logging as transformers_logging
 
-    from mergekit_darwin.merge.into import read_steps
+    from mergekit_darwin.api import preview_merges
 
     if verbose == 0:
         transformers_logging.set_verbosity_error()  # it has a handler of its own
-    steps = read_steps(config_file, intermediate_dir)
-    if step is not None:
-        if step not in steps:
-            raise DarwinError(
-                f"{config_file} has no darwin_v6 merge {step!r} that can be looked at;"
-                f" it has {some(steps)}.{nearest(step, steps)}"
-            )
-        steps = {step: steps[step]}
-    if len(steps) > 1 and wish.single:
+    merges = preview_merges(config_file, **given)
+    if len(merges) > 1 and wish.single:
         raise click.UsageError(f"{config_file} has several merges; choose with --step.")
     texts = []
-    for name, config in steps.items():
-        if allow_missing:
-            config.parameters = {**(config.parameters or {}), "allow_missing": True}
-        if len(steps) > 1:
+    for name, merge in merges.items():
+        if len(merges) > 1:
             texts.append(f"step {name or 'final'}\n\n")
-        texts.append(_look(config, MergeOptions(**given), wish))
+        texts.append(_look(merge, wish))
     _deliver("".join(texts), wish.out)
 
 
@@ -146,19 +126,15 @@ def _deliver(text: str, out: Path | None) -> None:
     LOG.info("wrote %s", out)
 
 
-def _look(config: MergeConfiguration, options: MergeOptions, wish: _Wish) -> str:
+def _look(merge: Preview, wish: _Wish) -> str:
     """Return what was asked for as text; prints the check, exits with 1 if it stops."""
-    from mergekit_darwin.merge.headers import fit_of
-    from mergekit_darwin.merge.preview import hints, plan_run
+    from mergekit_darwin.merge.preview import hints
 
-    findings = fit_of(config, options)
-    _print(findings, wish.quiet)
-    if any(finding.severity == "stops" for finding in findings):
+    _print(merge.findings, wish.quiet)
+    if any(finding.severity == "stops" for finding in merge.findings):
         raise SystemExit(1)
-    with silent("mergekit_darwin.fit"):  # the same findings, said above
-        planned = plan_run(config, options)
-    _print(hints(planned), wish.quiet)
-    return _answer(config, planned, wish)
+    _print(hints(merge.planned), wish.quiet)
+    return _answer(merge, wish)
 
 
 def _print(findings: list[Finding], quiet: bool) -> None:
@@ -167,17 +143,16 @@ def _print(findings: list[Finding], quiet: bool) -> None:
             click.echo(printable(finding.line()), err=True)
 
 
-def _answer(config: MergeConfiguration, planned: list[Planned], wish: _Wish) -> str:
+def _answer(merge: Preview, wish: _Wish) -> str:
     """Return what was asked for as text; draws picture and page on the way."""
     from mergekit_darwin.merge.explain import explain
     from mergekit_darwin.merge.export import plain_yaml
-    from mergekit_darwin.merge.preview import ratio_rows
     from mergekit_darwin.ratios.screen import ratio_screen
     from mergekit_darwin.ratios.table import table_csv, table_json
 
     if wish.explain is not None and wish.plot is None and wish.page is None:
-        return explain(planned, wish.explain)
-    rows = ratio_rows(planned, quiet=wish.quiet)
+        return explain(merge.planned, wish.explain)
+    rows = merge.rows(quiet=wish.quiet)
     if wish.plot is not None:
         from mergekit_darwin.ratios.picture import plot_ratios
 
@@ -187,8 +162,8 @@ def _answer(config: MergeConfiguration, planned: list[Planned], wish: _Wish) -> 
 
         write_ratio_page(rows, wish.page)
     if wish.explain is not None:
-        return explain(planned, wish.explain)
+        return explain(merge.planned, wish.explain)
     if wish.method is not None:
-        return plain_yaml(config, planned, rows, wish.method)
+        return plain_yaml(merge.config, merge.planned, rows, wish.method)
     writer = {"json": table_json, "csv": table_csv}.get(wish.form or "", ratio_screen)
     return writer(rows)

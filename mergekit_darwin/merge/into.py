@@ -17,7 +17,7 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from mergekit.scripts.multimerge import load_config
 
-from mergekit_darwin.errors import DarwinError, about, some
+from mergekit_darwin.errors import DarwinError, about, nearest, some
 from mergekit_darwin.files import read_yamls
 from mergekit_darwin.merge.method import NAME, register
 from mergekit_darwin.merge.source import check_keys
@@ -37,7 +37,7 @@ def read_config(source: str | Path) -> MergeConfiguration:
 
     Raises DarwinError if the file cannot be read as one.
     """
-    steps = read_steps(source, None)
+    steps = read_steps(source)
     if len(steps) > 1:
         raise DarwinError(
             f"{source} has {len(steps)} darwin_v6 merges: {some(map(str, steps))}."
@@ -47,13 +47,13 @@ def read_config(source: str | Path) -> MergeConfiguration:
 
 
 def read_steps(
-    source: str | Path, intermediate: str | None
+    source: str | Path, intermediate: str | None = None, step: str | None = None
 ) -> dict[str, MergeConfiguration]:
     """Return the darwin_v6 merges of a YAML file, or of a mergekit-multi file, by name.
 
     intermediate is the folder where mergekit-multi keeps the results of its steps. A
-    merge without a name is the final one, "". Raises DarwinError if the file cannot be
-    read, or none of its merges is darwin_v6's.
+    merge without a name is the final one, "". step chooses one. Raises DarwinError if
+    the file cannot be read, or none of its merges is darwin_v6's, or the chosen one.
     """
     register()
     path = Path(source)
@@ -80,7 +80,14 @@ def read_steps(
         del ours[name]
     if not ours:
         raise DarwinError(f"{path} has no darwin_v6 merge that can be looked at yet.")
-    return ours
+    if step is None:
+        return ours
+    if step not in ours:
+        raise DarwinError(
+            f"{path} has no darwin_v6 merge {step!r} that can be looked at; it has"
+            f" {some(ours)}.{nearest(step, ours)}"
+        )
+    return {step: ours[step]}
 
 
 def _made(folder: Path) -> bool:

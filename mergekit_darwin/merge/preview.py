@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
@@ -23,7 +22,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.merge.findings import Finding
-from mergekit_darwin.merge.into import read_config
+from mergekit_darwin.merge.headers import fit_of
 from mergekit_darwin.merge.method import sound_profiles
 from mergekit_darwin.merge.parameters import settle
 from mergekit_darwin.merge.provider import (
@@ -37,6 +36,7 @@ from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
 from mergekit_darwin.models.plan import inputs_of, planned_tasks, stored_name
 from mergekit_darwin.ratios.rules import Prescription
+from mergekit_darwin.talk import silent
 
 Profiles = tuple[Profile, Profile]
 
@@ -78,6 +78,29 @@ class Planned:
 @lru_cache(maxsize=8)
 def _checkpoint(model: ModelReference) -> Checkpoint:
     return open_checkpoint(model)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A darwin_v6 merge before it runs; each part is worked out when asked for."""
+
+    config: MergeConfiguration
+    options: MergeOptions
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What of the models fits and what does not, by their headers, worst first."""
+        return fit_of(self.config, self.options)
+
+    @cached_property
+    def planned(self) -> list[Planned]:
+        """Every tensor that would be written. Raises DarwinError if none can be."""
+        with silent("mergekit_darwin.fit"):  # the same as findings
+            return plan_run(self.config, self.options)
+
+    def rows(self, *, quiet: bool = True) -> list[Prescription]:
+        """Return the ratio table, sorted by name; see ratio_rows."""
+        return ratio_rows(self.planned, quiet=quiet)
 
 
 def plan_run(
@@ -140,13 +163,6 @@ def row_of(tensor: Planned, profiles: Profiles | None) -> Prescription:
         return profiles
 
     return prescription(tensor.name, tensor.settings, tensor.run.depths, given)
-
-
-def table_of(
-    source: str | Path, options: MergeOptions | None = None
-) -> list[Prescription]:
-    """Return the ratio table of a darwin_v6 YAML file, sorted by name."""
-    return ratio_rows(plan_run(read_config(source), options))
 
 
 def measured(

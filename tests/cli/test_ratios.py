@@ -22,9 +22,9 @@ from mergekit.io.tasks import LoadTensor
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
+from mergekit_darwin.api import ratio_table
 from mergekit_darwin.cli.ratios import main
 from mergekit_darwin.kernel.profile import profile_tensor
-from mergekit_darwin.merge.preview import table_of
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.names import stack_depths
 from mergekit_darwin.models.plan import model_loads
@@ -265,7 +265,7 @@ def test_json_and_csv_hold_the_same_rows(trio: dict[str, str], tmp_path: Path) -
     for found, row in zip(objects, rows, strict=True):
         assert {k: "" if v is None else str(v) for k, v in found.items()} == row
     assert [tuple(found.values()) for found in objects] == [
-        tuple(row.columns().values()) for row in table_of(path)
+        tuple(row.columns().values()) for row in ratio_table(path)
     ]
 
 
@@ -307,7 +307,7 @@ def test_the_formulas_of_an_explanation_add_up(
         assert eval(left.split(" = ")[-1], {"min": min}) == pytest.approx(
             float(right), abs=2e-5, rel=2e-5
         ), line
-    (row,) = (row for row in table_of(path) if row.name == Q1)
+    (row,) = (row for row in ratio_table(path) if row.name == Q1)
     for value in (row.mri_ratio, row.genome_ratio, row.ratio):
         assert f"= {value:.6f}" in text
     assert f"CODE{0.5:>16.4g}" in text
@@ -347,7 +347,7 @@ def test_the_summary_counts_routes_and_means(
     trio: dict[str, str], tmp_path: Path
 ) -> None:
     path = save(darwin(trio, **EXPLICIT), tmp_path / "darwin.yml")
-    rows = table_of(path)
+    rows = ratio_table(path)
     text = printed(path)
     fathers = sum(row.route == "father" for row in rows)
     mothers = sum(row.route == "mother" for row in rows)
@@ -382,7 +382,7 @@ def test_the_picture_holds_the_mean_ratio_of_every_cell(
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".png", ".yml"]
     layers, loose, *_ = drawn[0].axes
     image = layers.images[0].get_array()
-    rows = table_of(path)
+    rows = ratio_table(path)
     for place, component in enumerate(("attn", "ffn", "global")):
         for layer in range(4):
             inside = [
@@ -403,7 +403,7 @@ def test_a_picture_of_an_unknown_format_is_refused(
     result = run(path, "--plot", tmp_path / "ratios.xyz")
     assert result.exit_code == 1 and "must end in one of" in result.stderr
     with pytest.raises(Exception, match="must end"):
-        plot_ratios(table_of(path), tmp_path / "none")
+        plot_ratios(ratio_table(path), tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,4 @@
-"""What the package does, as Python functions; the commands call these and print.
-
-Importing it loads neither torch nor mergekit: that happens inside a call. Models are
-folders, hub names or `model+adapter`, as in a merge configuration. Whatever the caller
-can repair raises DarwinError, whose text is one line.
-"""
+"""Scan, ratios, merge, health: what one merge asks for."""
 
 from __future__ import annotations
 
@@ -19,13 +14,10 @@ from mergekit_darwin.errors import DarwinError, nearest
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from mergekit_darwin.delphi.report import Report as Consensus
-    from mergekit_darwin.evolve.family import Member
-    from mergekit_darwin.evolve.finish import Finished
     from mergekit_darwin.health.report import Health
+    from mergekit_darwin.merge.preview import Preview
     from mergekit_darwin.ratios.genome import Genome
     from mergekit_darwin.ratios.rules import Prescription
-    from mergekit_darwin.refit.report import RefitReport
     from mergekit_darwin.scan.probes import Probe
     from mergekit_darwin.scan.report import Report
 
@@ -79,7 +71,7 @@ def scan_parents(
         mother,
         base,
         out=Path(out),
-        probes=_probes(probes),
+        probes=probes_of(probes),
         options=options,
         progress=progress,
         draw=draw,
@@ -94,9 +86,36 @@ def ratio_table(config: PathLike, **merging: Any) -> list[Prescription]:
     columns are a pandas frame: `pandas.DataFrame(row.columns() for row in rows)`.
     Raises DarwinError.
     """
-    from mergekit_darwin.merge.preview import table_of
+    from mergekit_darwin.merge.into import read_config
+    from mergekit_darwin.merge.preview import plan_run, ratio_rows
 
-    return table_of(config, _merging(merging))
+    return ratio_rows(plan_run(read_config(config), _merging(merging)))
+
+
+def preview_merges(
+    config: PathLike,
+    *,
+    step: str | None = None,
+    intermediate_dir: str | None = None,
+    allow_missing: bool = False,
+    **merging: Any,
+) -> dict[str, Preview]:
+    """Return the darwin_v6 merges of a YAML, or of a mergekit-multi file, by name.
+
+    Each is looked at when asked: whether its models fit, the ratios, one tensor's
+    reasons. A merge without a name is "", the final one. step chooses one;
+    intermediate_dir is where mergekit-multi keeps the results of its steps;
+    allow_missing goes on where weights would be left out; merging as in ratio_table.
+    Raises DarwinError.
+    """
+    from mergekit_darwin.merge.into import read_steps
+    from mergekit_darwin.merge.preview import Preview
+
+    options = _merging(merging)
+    steps = read_steps(config, intermediate_dir, step)
+    for merge in steps.values() if allow_missing else ():
+        merge.parameters = {**(merge.parameters or {}), "allow_missing": True}
+    return {name: Preview(merge, options) for name, merge in steps.items()}
 
 
 def merge_yaml(config: PathLike, out: PathLike, **merging: Any) -> Path:
@@ -106,9 +125,10 @@ def merge_yaml(config: PathLike, out: PathLike, **merging: Any) -> Path:
     lazy_unpickle, device, ...). Raises DarwinError for what darwin_v6 refuses, and what
     mergekit raises for the rest.
     """
+    from mergekit_darwin.files import read_text
     from mergekit_darwin.merge.into import merge_to
 
-    text = _text(Path(config))
+    text = read_text(Path(config), f"{config} cannot be read as YAML")
     merge_to(text, Path(out), _merging(merging))
     return Path(out)
 
@@ -153,103 +173,9 @@ def check_health(
             options=options,
             thresholds=moved(thresholds or {}),
             verify=verify,
-            probes=_probes(probes),
+            probes=probes_of(probes),
             progress=progress,
         )
-
-
-def refit_child(
-    child: str,
-    father: str,
-    mother: str,
-    base: str | None = None,
-    *,
-    out: PathLike,
-    probes: PathLike | Sequence[Probe] | None = None,
-    father_probes: Sequence[str] = (),
-    mother_probes: Sequence[str] = (),
-    keep_texts: PathLike | None = None,
-    items: int | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> RefitReport:
-    """Solve a merged child's maps anew, so that its layers do what its parents' do.
-
-    child: a merge of father and mother by any tool; the refitted one is written into
-    the new folder out. probes: texts of the parents' skills; one that no parent is
-    named for is fitted to the parent whose loss on it is lower. keep_texts: general
-    texts on which the child stays as it is, by default those of the package. items: at
-    most so many of a probe. options are those of refit.options.RefitOptions (ridge,
-    keep_weight, targets, ...) and of Running. Raises DarwinError, leaving nothing.
-    """
-    from mergekit_darwin.models.opened import check_device
-    from mergekit_darwin.refit.options import refit_options
-    from mergekit_darwin.refit.run import refit
-    from mergekit_darwin.refit.texts import TextChoice
-    from mergekit_darwin.talk import bar
-
-    check_device(options.get("device", "cpu"))
-    models = {"child": child, "father": father, "mother": mother}
-    choice = TextChoice(
-        tuple(_probes(probes)),
-        {"father": father_probes, "mother": mother_probes},
-        None if keep_texts is None else Path(keep_texts),
-        items,
-    )
-    with bar("layers", progress) as advance:
-        return refit(
-            models | ({"base": base} if base else {}),
-            Path(out),
-            choice,
-            refit_options(options),
-            advance,
-        )
-
-
-def breed(config: PathLike, folder: PathLike, **options: Any) -> Finished:
-    """Breed a child as an EVOLVE.yml says, in a folder of the run; return what is left.
-
-    Called again after a stop it goes on where it was and ends with the same bytes.
-    options are the fields of evolve.config.RunOptions (strategy, device ...). Raises
-    DarwinError.
-    """
-    from mergekit_darwin.evolve.config import RunOptions, read_config
-    from mergekit_darwin.evolve.run import evolve
-
-    known = RunOptions.__dataclass_fields__
-    _refuse_unknown(options, known)
-    return evolve(read_config(config), Path(folder), RunOptions(**options))
-
-
-def consensus(
-    model: str | Any, tasks: str | Sequence[str], out: PathLike, **options: Any
-) -> Consensus:
-    """Answer generative tasks by a vote over samples, stopped early; return a report.
-
-    model is a path, a hub name, or an open model of lm-evaluation-harness. Writes
-    samples.jsonl, report.json, report.md and delphi.png into the folder out; called
-    again with the same arguments it goes on where it was stopped. options are the
-    fields of delphi.run.Options (samples, stage, risk, temperature, shadow, ...).
-    Raises DarwinError for tasks that cannot be voted on.
-    """
-    from mergekit_darwin.delphi.run import Options, make_options
-    from mergekit_darwin.delphi.run import consensus as run
-
-    _refuse_unknown(options, Options.model_fields)
-    names = [tasks] if isinstance(tasks, str) else tasks
-    return run(model, names, out, make_options(**options))
-
-
-def family(model: PathLike) -> Member:
-    """Return who a model on this machine descends from, as its card says.
-
-    A card that is not to be trusted is quoted in `note` and not followed. The tree
-    prints by evolve.family.lines and draws by evolve.family_picture.draw_family. Raises
-    DarwinError if there is no such folder.
-    """
-    from mergekit_darwin.evolve.family import family as read
-
-    return read(model)
 
 
 def read_report(path: PathLike) -> Report:
@@ -277,7 +203,7 @@ def register() -> None:
     register_method()
 
 
-def _probes(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
+def probes_of(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
     from mergekit_darwin.scan.probes import read_probes, standard_probes
 
     if given is None:
@@ -290,7 +216,7 @@ def _probes(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
 def _running(given: Running) -> Any:
     from mergekit_darwin.models.opened import ProbeOptions, check_device
 
-    _refuse_unknown(given, Running.__annotations__)
+    refuse_unknown(given, Running.__annotations__)
     check_device(given.get("device", "cpu"))
     return ProbeOptions(**given)
 
@@ -298,23 +224,17 @@ def _running(given: Running) -> Any:
 def _merging(given: Mapping[str, Any]) -> Any:
     from mergekit.options import MergeOptions
 
-    _refuse_unknown(given, MergeOptions.model_fields)
+    refuse_unknown(given, MergeOptions.model_fields)
     return MergeOptions(**given)
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name in given:
         if name not in known:
             raise DarwinError(
                 f"There is no option {name!r}.{nearest(name, known)}"
                 f" Known are {', '.join(known)}."
             )
-
-
-def _text(path: Path) -> str:
-    from mergekit_darwin.files import read_text
-
-    return read_text(path, f"{path} cannot be read as YAML")
 
 
 def _check_mergekit() -> None:
