@@ -26,8 +26,9 @@ import lm_eval
 import torch
 import transformers
 
-from mergekit_darwin.evolve.config import RunOptions, read_config
+from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.log import Candidate
+from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.harness import quiet
 from mergekit_darwin.merge.into import merge_to

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mergekit_darwin.evolve.config import read_config
 from mergekit_darwin.evolve.diagnose import make_anchors, noise_of
 from mergekit_darwin.evolve.log import LOG_NAME, Evaluation, read_log
+from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.tasks import load_task_sets
 from mergekit_darwin.ratios.genome import extended_genes
 from mergekit_darwin.scan.report import Report, read_report

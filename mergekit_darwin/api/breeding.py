@@ -130,7 +130,7 @@ def _chosen(
     random_seed: int | None,
     max_evaluations: int | None,
 ) -> EvolveConfig:
-    from mergekit_darwin.evolve.config import read_config, with_overrides
+    from mergekit_darwin.evolve.reading import read_config, with_overrides
 
     return with_overrides(
         read_config(config),
@@ -170,7 +170,7 @@ def family(model: PathLike) -> Member:
     """Return who a model on this machine descends from, as its card says.
 
     A card that is not to be trusted is quoted in `note` and not followed. The tree
-    prints by evolve.family.lines and draws by evolve.family_picture.draw_family. Raises
+    prints by evolve.family.lines and draws by evolve.family.draw_family. Raises
     DarwinError if there is no such folder.
     """
     from mergekit_darwin.evolve.family import family as read

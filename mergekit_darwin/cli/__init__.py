@@ -1,1 +1,1 @@
-"""The four commands: thin click shells; heavy imports live in the command bodies."""
+"""The commands: thin click shells; heavy imports live in their bodies."""

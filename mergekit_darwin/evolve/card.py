@@ -16,10 +16,10 @@ from mergekit_darwin.evolve.family import (
     Score,
     as_card,
     bred,
+    draw_family,
     lines,
     shown,
 )
-from mergekit_darwin.evolve.family_picture import draw_family
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
 from mergekit_darwin.evolve.folder import made_with

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from mergekit_darwin.errors import DarwinError, about, some
-from mergekit_darwin.evolve.config import EvolveConfig, config_yaml
+from mergekit_darwin.evolve.config import EvolveConfig
+from mergekit_darwin.evolve.reading import config_yaml
 from mergekit_darwin.files import read_text, read_yaml, write_whole
 from mergekit_darwin.talk import versions
 

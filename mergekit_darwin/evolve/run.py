@@ -6,13 +6,18 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from tqdm import tqdm
+
+from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.breed import breed_children, choose, random_search
 from mergekit_darwin.evolve.card import write_card
 from mergekit_darwin.evolve.check import check_all, check_machine, plan, try_items
-from mergekit_darwin.evolve.config import EvolveConfig, RunOptions, check_benchmarks
+from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
 from mergekit_darwin.evolve.diagnose import diagnose
 from mergekit_darwin.evolve.finish import (
     Finished,
@@ -24,9 +29,10 @@ from mergekit_darwin.evolve.finish import (
 )
 from mergekit_darwin.evolve.folder import claim, freeze, is_begun, scratch_of
 from mergekit_darwin.evolve.html import write_html
+from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
 from mergekit_darwin.evolve.pools import RayPool, SerialPool
-from mergekit_darwin.evolve.progress import logging_to, telling
+from mergekit_darwin.evolve.reading import check_benchmarks
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet, shared_samples
 from mergekit_darwin.evolve.workers import Worker
@@ -47,7 +53,7 @@ def evolve(
     check_machine(config, options)
     folder = folder.resolve()
     claim(folder)
-    with locked(folder, "--storage-path"), logging_to(folder / "log.txt"):
+    with locked(folder, "--storage-path"), _logging_to(folder / "log.txt"):
         begun = is_begun(folder)
         if begun:
             freeze(folder, config)
@@ -61,7 +67,7 @@ def evolve(
         try:
             digests = {part: tasks.digest for part, tasks in worker.tasks.items()}
             record = Record(folder, pool, digests)
-            with record.graceful(), telling(record, config, options):
+            with record.graceful(), _telling(record, config, options):
                 return _go(folder, record, worker, notes)
         finally:
             pool.close()
@@ -143,3 +149,71 @@ def _say_end(run: Finished) -> None:
         LOG.info("Held-out scores\n%s", heldout_table(run.table))
         for line in findings(run.table):
             LOG.info(line)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Write everything that is said into a file as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    form = "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    before = LOG.level
+    if LOG.getEffectiveLevel() > logging.INFO:
+        LOG.setLevel(logging.INFO)
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(before)
+        handler.close()
+
+
+@contextmanager
+def _telling(
+    record: Record, config: EvolveConfig, options: RunOptions
+) -> Iterator[None]:
+    """Tell of each new line: a bar over the real evaluations, and wandb beside it."""
+    project = _start_wandb(config, options.wandb_project) if options.wandb else None
+    real = [line for line in record.log.lines.values() if line.phase == "real"]
+    bar = tqdm(
+        total=config.search.max_evaluations,
+        initial=len(real),  # the time to go counts only what is measured now
+        desc="evaluations",
+        disable=options.quiet,
+        dynamic_ncols=True,
+    )
+    best = max((line.score for line in real if line.score is not None), default=None)
+
+    def tell(line: Evaluation) -> None:
+        nonlocal best
+        LOG.debug("%s", line.model_dump_json())
+        score = "failed" if line.score is None else f"{line.score:.4f}"
+        LOG.info("%s %s: %s", line.phase, line.name, score)
+        if line.phase == "real":
+            known = [value for value in (best, line.score) if value is not None]
+            best = max(known, default=None)
+            bar.update(1)
+            bar.set_postfix(best=best)
+        if project is not None:
+            shown = {"score": line.score, "best_score": best, "proxy": line.proxy}
+            shown |= {f"genome/{k}": v for k, v in (line.genome or {}).items()}
+            project.log({"phase": line.phase, **shown}, step=line.index)
+
+    record.told = tell
+    try:
+        yield
+    finally:
+        bar.close()
+        if project is not None:
+            project.finish()
+
+
+def _start_wandb(config: EvolveConfig, project: str) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise DarwinError(
+            "--wandb needs wandb: pip install 'mergekit-darwin[wandb]'."
+        ) from None
+    return wandb.init(project=project, config=config.model_dump(mode="json"))

@@ -20,6 +20,7 @@ from mergekit_darwin.evolve.fitness import Result, evaluate
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.harness import open_model
+from mergekit_darwin.merge.into import merge_into, merge_to, output_config
 from mergekit_darwin.models.opened import fresh_model, load_model
 from mergekit_darwin.talk import silent
 
@@ -92,8 +93,6 @@ class Worker:
             donor = _local(self.config.base_model or self.config.father)
             yield self._inner, self._tokenizer(donor, donor), donor
             return
-        from mergekit_darwin.merge.into import merge_to
-
         Path(self.scratch).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix="candidate-", dir=self.scratch)
         try:
@@ -107,8 +106,6 @@ class Worker:
 
         Raises DarwinError where it was asked for and is not possible.
         """
-        from mergekit_darwin.merge.into import merge_into
-
         if not self._inside:
             return False
         try:
@@ -130,8 +127,6 @@ class Worker:
     def _empty(self, text: str) -> Any:
         """Return a model of the merge's architecture, its weights still to come."""
         import transformers
-
-        from mergekit_darwin.merge.into import output_config
 
         config = output_config(text, self.merging)
         trusted = self.options.trust_remote_code

@@ -12,7 +12,8 @@ pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve import check as checks
-from mergekit_darwin.evolve.config import RunOptions, make_config
+from mergekit_darwin.evolve.config import RunOptions
+from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import check, evolve
 from mergekit_darwin.evolve.workers import Worker
 from tests import evolving

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import (
+from mergekit_darwin.evolve.reading import (
     check_benchmarks,
     config_yaml,
     make_config,

@@ -6,8 +6,14 @@ import pytest
 import yaml
 
 import mergekit_darwin as md
-from mergekit_darwin.evolve.family import Score, as_card, bred, lines, quoted
-from mergekit_darwin.evolve.family_picture import draw_family
+from mergekit_darwin.evolve.family import (
+    Score,
+    as_card,
+    bred,
+    draw_family,
+    lines,
+    quoted,
+)
 
 
 def write_card(folder, metadata, body="# A model\n"):

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from mergekit_darwin.cli.evolve import main
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import read_config
 from mergekit_darwin.evolve.init import write_config
+from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.tasks import load_task_sets, probe_items
 
 

@@ -19,8 +19,9 @@ pytest.importorskip("ray")
 import ray
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import RunOptions, make_config
+from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.log import read_log
+from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
 from tests import evolving
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import read_config as read_evolve
 from mergekit_darwin.evolve.family import read_member
 from mergekit_darwin.evolve.log import read_log
+from mergekit_darwin.evolve.reading import read_config as read_evolve
 from mergekit_darwin.ratios.genome import read_genome
 from mergekit_darwin.ratios.table import read_ratios
 from mergekit_darwin.scan.probes import read_probes
