@@ -13,9 +13,8 @@ from pair_items import PAIRS, read_jsonl
 from pair_models import load
 from pair_scores import exact
 
-from mergekit_darwin.merge.into import merge_to
 from mergekit_darwin.merge.roles import Roles
-from mergekit_darwin.merge.yaml import Common, uniform_yamls
+from mergekit_darwin.merge.yaml import Common, merge_to, uniform_yamls
 
 LAMBDAS = (0.7, 1.0, 1.4, 2.0)
 RATIOS = (0.2, 0.4, 0.6, 0.8)

@@ -86,8 +86,8 @@ def ratio_table(config: PathLike, **merging: Any) -> list[Prescription]:
     columns are a pandas frame: `pandas.DataFrame(row.columns() for row in rows)`.
     Raises DarwinError.
     """
-    from mergekit_darwin.merge.into import read_config
     from mergekit_darwin.merge.preview import plan_run, ratio_rows
+    from mergekit_darwin.merge.yaml import read_config
 
     return ratio_rows(plan_run(read_config(config), _merging(merging)))
 
@@ -108,8 +108,8 @@ def preview_merges(
     allow_missing goes on where weights would be left out; merging as in ratio_table.
     Raises DarwinError.
     """
-    from mergekit_darwin.merge.into import read_steps
     from mergekit_darwin.merge.preview import Preview
+    from mergekit_darwin.merge.yaml import read_steps
 
     options = _merging(merging)
     steps = read_steps(config, intermediate_dir, step)
@@ -126,7 +126,7 @@ def merge_yaml(config: PathLike, out: PathLike, **merging: Any) -> Path:
     mergekit raises for the rest.
     """
     from mergekit_darwin.files import read_text
-    from mergekit_darwin.merge.into import merge_to
+    from mergekit_darwin.merge.yaml import merge_to
 
     text = read_text(Path(config), f"{config} cannot be read as YAML")
     merge_to(text, Path(out), _merging(merging))

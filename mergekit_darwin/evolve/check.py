@@ -19,10 +19,9 @@ from mergekit_darwin.evolve.refits import given_texts
 from mergekit_darwin.evolve.tasks import TaskSet
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.merge.headers import fit_of
-from mergekit_darwin.merge.into import parse
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
-from mergekit_darwin.merge.yaml import Common, genome_yaml
+from mergekit_darwin.merge.yaml import Common, genome_yaml, parse
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
 from mergekit_darwin.models.opened import check_device
 from mergekit_darwin.models.opened import read_config as model_config

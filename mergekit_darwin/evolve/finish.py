@@ -26,8 +26,7 @@ from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.files import sync, write_whole
 from mergekit_darwin.health.report import Health
 from mergekit_darwin.health.run import check
-from mergekit_darwin.merge.into import merge_to
-from mergekit_darwin.merge.yaml import genome_yaml, uniform_yamls
+from mergekit_darwin.merge.yaml import genome_yaml, merge_to, uniform_yamls
 from mergekit_darwin.models.manifest import MANIFEST, damage, seal
 from mergekit_darwin.ratios.genome import Genome, genome_json, make_genome
 from mergekit_darwin.refit.report import read_refit

@@ -1,4 +1,4 @@
-"""EVOLVE.yml read and written: paths made absolute, errors that name the nearest key."""
+"""EVOLVE.yml read and written: paths made absolute, errors name the nearest key."""
 
 from __future__ import annotations
 

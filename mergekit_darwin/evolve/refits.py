@@ -19,7 +19,7 @@ from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.tasks import TaskSet, probe_items, prompts
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.merge.into import merge_to
+from mergekit_darwin.merge.yaml import merge_to
 from mergekit_darwin.models.manifest import damage
 from mergekit_darwin.refit.options import refit_options
 from mergekit_darwin.refit.report import RefitReport, read_refit

@@ -20,7 +20,7 @@ from mergekit_darwin.evolve.fitness import Result, evaluate
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.harness import open_model
-from mergekit_darwin.merge.into import merge_into, merge_to, output_config
+from mergekit_darwin.merge.yaml import merge_into, merge_to, output_config
 from mergekit_darwin.models.opened import fresh_model, load_model
 from mergekit_darwin.talk import silent
 

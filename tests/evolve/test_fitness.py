@@ -192,7 +192,7 @@ def test_in_memory_holds_the_very_weights_of_the_disk(family, tmp_path):
     import transformers
     from mergekit.options import MergeOptions
 
-    from mergekit_darwin.merge.into import merge_into, merge_to, output_config
+    from mergekit_darwin.merge.yaml import merge_into, merge_to, output_config
 
     models = [str(family / name) for name in ("base", "father", "mother")]
     common = Common(Roles(*models), head={"dtype": "bfloat16"})

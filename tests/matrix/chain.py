@@ -14,8 +14,8 @@ from mergekit.options import MergeOptions
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.health.run import check
 from mergekit_darwin.merge.headers import fit_of
-from mergekit_darwin.merge.into import read_config
 from mergekit_darwin.merge.preview import plan_run, ratio_rows
+from mergekit_darwin.merge.yaml import read_config
 from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from mergekit_darwin.scan.report import Report

@@ -21,8 +21,8 @@ from mergekit_darwin.cli.ratios import main
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.merge.export import plain_yaml
 from mergekit_darwin.merge.filters import METHODS, Setting, filtered
-from mergekit_darwin.merge.into import read_config
 from mergekit_darwin.merge.preview import plan_run, ratio_rows
+from mergekit_darwin.merge.yaml import read_config
 from mergekit_darwin.models.plan import model_loads, planned_tasks
 from mergekit_darwin.ratios.rules import Prescription
 from tests.merging import darwin, merge, tensors

@@ -10,12 +10,11 @@ import torch
 import yaml
 
 from mergekit_darwin.merge.export import plain_yaml
-from mergekit_darwin.merge.into import read_config
 from mergekit_darwin.merge.parameters import settle
 from mergekit_darwin.merge.preview import plan_run, ratio_rows
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
-from mergekit_darwin.merge.yaml import Common, genome_yaml
+from mergekit_darwin.merge.yaml import Common, genome_yaml, read_config
 from mergekit_darwin.ratios.genome import make_genome
 from tests.merging import darwin, differing, merge, record, tensors
 
