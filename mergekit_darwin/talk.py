@@ -24,6 +24,7 @@ Progress = Callable[[int, int], None]  # called with (done, total)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_EXTRAS = {"lm_eval": "evolve", "plotly": "page", "ray": "ray", "wandb": "wandb"}
 _ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -75,6 +76,11 @@ def _last_word(error: Exception) -> str:
             f"There must be room to write ({reason(error)}). Free some and run the same"
             " command again."
         )
+    if isinstance(error, ModuleNotFoundError):
+        package = str(error.name).partition(".")[0]
+        if package in _EXTRAS:
+            extra = f"mergekit-darwin[{_EXTRAS[package]}]"
+            return f"This needs {package}; install it: pip install '{extra}'."
     if isinstance(error, (OSError, MemoryError, RecursionError)):
         return f"This could not be finished ({reason(error)})."
     kind, words = type(error).__name__, reason(error)

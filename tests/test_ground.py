@@ -99,6 +99,13 @@ def test_a_command_ends_any_error_as_one_line_and_1(
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
 
 
+def test_a_package_that_comes_with_an_extra_is_named_with_it() -> None:
+    error = ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval.tasks")
+    words = "This needs lm_eval; install it: pip install 'mergekit-darwin[evolve]'."
+    assert talk._last_word(error) == words
+    assert "extra" not in talk._last_word(ModuleNotFoundError("no x", name="x"))
+
+
 def test_verbose_shows_the_traceback_above_the_line() -> None:
     done = CliRunner().invoke(command_that(AttributeError("oops")), ["-v"])
     assert "Traceback (most recent call last)" in done.stderr
