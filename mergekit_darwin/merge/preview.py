@@ -20,6 +20,7 @@ from mergekit.merge_methods.dtype import align_dtype
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 
+from mergekit_darwin.errors import about
 from mergekit_darwin.kernel.profile import Profile
 from mergekit_darwin.merge.findings import Finding
 from mergekit_darwin.merge.headers import fit_of
