@@ -6,7 +6,7 @@ import pytest
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.folder import claim, scratch_of
-from mergekit_darwin.files import locked
+from mergekit_darwin.locks import locked
 
 
 def test_the_lock_is_let_go(tmp_path):

@@ -24,7 +24,7 @@ from mergekit_darwin.evolve.folder import claim
 from mergekit_darwin.evolve.log import read_log
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
-from mergekit_darwin.files import locked
+from mergekit_darwin.locks import locked
 from tests import evolving
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # as the runs of their own have it
