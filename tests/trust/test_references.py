@@ -23,10 +23,9 @@ from mergekit_darwin.kernel.masks import (
 from mergekit_darwin.kernel.profile import Profile, profile_tensor
 from mergekit_darwin.models.names import site_of
 from mergekit_darwin.ratios.genome import make_genome
-from mergekit_darwin.ratios.rules import (
+from mergekit_darwin.ratios.rules import final_terms, gene_terms
+from mergekit_darwin.ratios.scores import (
     Mri,
-    final_terms,
-    gene_terms,
     published_scores,
     report_scores,
     share,
