@@ -84,8 +84,10 @@ def check_device(name: str) -> None:
 
 
 def _present() -> list[str]:
-    kind = torch.accelerator.current_accelerator(check_available=True)
-    if kind is None:
+    if not hasattr(torch, "accelerator"):  # before torch 2.6
+        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    kind = torch.accelerator.current_accelerator()
+    if kind is None or not torch.accelerator.is_available():
         return ["cpu"]
     count = torch.accelerator.device_count()
     return ["cpu", *(f"{kind.type}:{number}" for number in range(count))]
