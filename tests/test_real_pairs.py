@@ -44,18 +44,20 @@ def test_a_sum_and_its_turned_sum_stand_in_one_split(pair_items):
 
 
 @pytest.mark.parametrize(
-    ("number", "korean", "german"),
+    ("skill", "between", "words"),
     [
-        (11, "십일", "elf"),
-        (100, "백", "einhundert"),
-        (2024, "이천이십사", "zweitausendvierundzwanzig"),
-        (9101, "구천백일", "neuntausendeinhunderteins"),
-        (1317, "천삼백십칠", "eintausenddreihundertsiebzehn"),
+        ("korean", "", "공 일 이 삼 사 오 육 칠 팔 구"),
+        ("german", " ", "null eins zwei drei vier fünf sechs sieben acht neun"),
     ],
 )
-def test_numbers_are_read_in_korean_and_german(pair_items, number, korean, german):
-    assert pair_items.korean_number(number) == korean
-    assert pair_items.german_number(number) == german
+def test_digits_are_read_one_by_one(pair_items, skill, between, words):
+    names = dict(zip("0123456789", words.split(), strict=True))
+    made = pair_items.items(skill)
+    for item in (*made["train"], *made["heldout"]):
+        digits = item["prompt"].split()[0]
+        assert len(digits) == 4
+        said = between.join(names[digit] for digit in digits)
+        assert item["completion"] == f" {said}\n"
 
 
 def test_the_general_texts_are_at_least_fifty_in_four_languages(pair_items):
