@@ -38,6 +38,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
+def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first option that is not a known one. Raises DarwinError."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise DarwinError(
+                f"There is no option {name!r}.{nearest(name, names)}"
+                f" Known are {', '.join(names)}."
+            )
+
+
 def some(names: Iterable[str], most: int = 5) -> str:
     """Return the first names as one phrase, with the count of those left out."""
     listed = list(names)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergekit_darwin.api.merging import PathLike, probes_of, refuse_unknown
+from mergekit_darwin.api.merging import PathLike, probes_of
+from mergekit_darwin.errors import refuse_unknown
 
 if TYPE_CHECKING:
     from mergekit_darwin.delphi.report import Report as Consensus

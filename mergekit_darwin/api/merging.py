@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, refuse_unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -204,6 +204,10 @@ def register() -> None:
 
 
 def probes_of(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
+    """Return probes as they are, those of a folder, or for None the package's.
+
+    Raises DarwinError for a folder that cannot be read.
+    """
     from mergekit_darwin.scan.probes import read_probes, standard_probes
 
     if given is None:
@@ -226,15 +230,6 @@ def _merging(given: Mapping[str, Any]) -> Any:
 
     refuse_unknown(given, MergeOptions.model_fields)
     return MergeOptions(**given)
-
-
-def refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    for name in given:
-        if name not in known:
-            raise DarwinError(
-                f"There is no option {name!r}.{nearest(name, known)}"
-                f" Known are {', '.join(known)}."
-            )
 
 
 def _check_mergekit() -> None:

@@ -6,9 +6,7 @@ import json
 import logging
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.tasks import TaskSet, probe_items, prompts
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.merge.yaml import merge_to
 from mergekit_darwin.models.manifest import damage
 from mergekit_darwin.refit.options import refit_options
 from mergekit_darwin.refit.report import RefitReport, read_refit
@@ -127,26 +124,13 @@ def refit_merge(text: str, folder: Path, taught: Teaching, worker: Worker) -> No
         if _is_of(folder, text, taught):
             return
         shutil.rmtree(folder)
-    for left in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed
-        shutil.rmtree(left)
     options, config = worker.options, worker.config
     running = {"device": options.device, "trust_remote_code": options.trust_remote_code}
-    with _merged(text, worker) as merged:
+    with worker.merged(text) as merged:
         models = {"child": merged, "father": config.father, "mother": config.mother}
         choice = TextChoice(taught.probes, taught.named)
         with bar(f"refitting {folder.name}", not options.quiet) as advance:
             refit(models, folder, choice, refit_options(running), advance)
-
-
-@contextmanager
-def _merged(text: str, worker: Worker) -> Iterator[str]:
-    Path(worker.scratch).mkdir(parents=True, exist_ok=True)
-    place = tempfile.mkdtemp(prefix="candidate-", dir=worker.scratch)
-    try:
-        merge_to(text, Path(place), worker.merging)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_of(folder: Path, text: str, taught: Teaching) -> bool:

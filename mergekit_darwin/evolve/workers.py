@@ -93,11 +93,20 @@ class Worker:
             donor = _local(self.config.base_model or self.config.father)
             yield self._inner, self._tokenizer(donor, donor), donor
             return
+        with self.merged(candidate.yaml) as folder:
+            yield self._load(folder), self._tokenizer("merged", folder), folder
+
+    @contextlib.contextmanager
+    def merged(self, text: str) -> Iterator[str]:
+        """Give a folder of the scratch with the merge of a YAML; it is gone afterwards.
+
+        Raises whatever mergekit does.
+        """
         Path(self.scratch).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix="candidate-", dir=self.scratch)
         try:
-            merge_to(candidate.yaml, Path(folder), self.merging)
-            yield self._load(folder), self._tokenizer("merged", folder), folder
+            merge_to(text, Path(folder), self.merging)
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, refuse_unknown
 from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.refit.layer import Maps
 
@@ -52,12 +52,7 @@ def refit_options(given: Mapping[str, Any]) -> RefitOptions:
     """
     ours = {line.name for line in fields(RefitOptions)} - {"probing"}
     theirs = {line.name for line in fields(ProbeOptions)}
-    for name in given:
-        if name not in ours | theirs:
-            raise DarwinError(
-                f"There is no option {name!r}.{nearest(name, sorted(ours | theirs))}"
-                f" Known are {', '.join(sorted(ours | theirs))}."
-            )
+    refuse_unknown(given, sorted(ours | theirs))
     running = {"batch_size": 32, **{n: v for n, v in given.items() if n in theirs}}
     return RefitOptions(
         **{n: v for n, v in given.items() if n in ours},
