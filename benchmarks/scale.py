@@ -63,6 +63,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         tie_word_embeddings=True,
     ),
     "llama-3.2-3b": _llama(28, 3072, 8192, 24, tie_word_embeddings=True),
+    "phi-3-mini": _llama(
+        32,
+        3072,
+        8192,
+        32,
+        num_key_value_heads=32,
+        vocab_size=32064,
+        tie_word_embeddings=False,
+    ),
     "llama-3.1-8b": _llama(32, 4096, 14336, 32, tie_word_embeddings=False),
     "gemma-31b-2-of-60": ("Gemma4Text", {**GEMMA, "num_hidden_layers": 2}),
     "gemma-31b-6-of-60": ("Gemma4Text", {**GEMMA, "num_hidden_layers": 6}),
@@ -329,7 +338,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("work", type=Path)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS)[:4])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS)[:5])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--report", action="store_true")
