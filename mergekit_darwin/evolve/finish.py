@@ -139,8 +139,9 @@ def make_final_model(run: Finished, trust_remote_code: bool) -> None:
 def check_health(run: Finished, worker: Worker) -> Finished:
     """Return the run with the health of its child, as it was where that fails.
 
-    A check that fails is said and does not undo a finished search. A report that came
-    with the config may have been made with any probes, so it is not used.
+    The search items are the probes. A check that fails is said and does not undo a
+    finished search. A report that came with the config may have been made with any
+    probes, so it is not used.
     """
     config = run.config
     given = run.diagnosis.report if not config.mds else None
@@ -152,7 +153,7 @@ def check_health(run: Finished, worker: Worker) -> Finished:
             base=config.third_base,
             out=run.folder / "health",
             report=given,
-            probes=task_probes(worker) if given else None,
+            probes=task_probes(worker),
         )
     except Exception as error:
         LOG.warning("The child's health could not be checked: %s", error)
