@@ -7,9 +7,10 @@
         --tasks sums_generated --shadow --out OUT/delphi  # by sampling
     python benchmarks/consensus.py replay OUT/delphi      # other plans, same samples
     python benchmarks/consensus.py train-steps OUT        # OUT/models/steps, its items
+    python benchmarks/consensus.py train-steps OUT MODEL  # from a real model
 
-Steps: the tiny family's Father (1.25 M parameters, one thread) learns to add four
-digits by running totals, in any order: many ways to one answer.
+Steps: the tiny family's Father (1.25 M parameters, one thread), or a real model, learns
+to add four digits by running totals, in any order: many ways to one answer.
 
 One-token answers: what a model would answer first, of the four words that an item
 shows. One forward pass gives the chance of each, so that the accuracy of a vote of any
@@ -21,20 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
-import zlib
 from pathlib import Path
 from typing import Any
 
 import yaml
+from consensus_steps import train_steps
 
 from mergekit_darwin.delphi.guarantee import make_plan, vote_accuracy
 from mergekit_darwin.delphi.report import STOPPED, make_report
 from mergekit_darwin.delphi.samples import SAMPLES_NAME, read_samples
 
-FATHER = Path(__file__).parent.parent / "examples" / "tiny_family" / "father"
 SKILLS = ("sums", "differences", "words", "steps")
-STEPS, BATCH, RATE, HELD = 1200, 16, 2e-3, 200  # of training; held-out items
 VOTES = (1, 4, 16, 64)
 RISKS = (0.0, 0.005, 0.01, 0.025, 0.05, 0.1)
 
@@ -146,77 +144,6 @@ def _mean(values: Any) -> str:
     return f"{mean:.4f} ± {math.sqrt(spread / len(found)):.4f}"
 
 
-def steps_item(rng: random.Random) -> dict[str, str]:
-    """Return a sum of four digits, worked out in an order of its own."""
-    digits = [rng.randrange(1, 10) for _ in range(4)]
-    order = rng.sample(digits, 4)
-    total, parts = order[0], []
-    for digit in order[1:]:
-        parts.append(f"{total}+{digit}={total + digit}")
-        total += digit
-    prompt = "+".join(str(digit) for digit in digits)
-    return {"prompt": f"{prompt}=", "completion": f"{';'.join(parts)}\n"}
-
-
-def is_held(item: dict[str, str]) -> bool:
-    """Return whether an item's digits, in any order, are kept from training."""
-    key = "".join(sorted(item["prompt"]))
-    return zlib.crc32(key.encode()) % 5 == 0
-
-
-def train_steps(out: Path, seed: int = 1) -> None:
-    """Train the steps parent, and write it and the held-out items."""
-    import torch
-    from torch.nn.functional import cross_entropy
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    model = AutoModelForCausalLM.from_pretrained(FATHER, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 20, 1 - step / STEPS)
-    )
-    for step in range(STEPS):
-        ids, labels = _rows(rng)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 100 == 99:
-            print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
-    model.bfloat16().save_pretrained(out / "models" / "steps")
-    AutoTokenizer.from_pretrained(FATHER).save_pretrained(out / "models" / "steps")
-    drawn = (steps_item(rng) for _ in range(20 * HELD))
-    held = [item for item in drawn if is_held(item)][:HELD]
-    folder = out / "items" / "steps"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = "".join(json.dumps(item) + "\n" for item in held)
-    (folder / "heldout.jsonl").write_text(rows, encoding="utf-8")
-
-
-def _rows(rng: random.Random) -> tuple[Any, Any]:
-    """Return a batch of training items: ids and labels [rows, longest]."""
-    import torch
-
-    pairs = []
-    while len(pairs) < BATCH:
-        item = steps_item(rng)
-        if not is_held(item):
-            pairs.append((item["prompt"].encode(), item["completion"].encode()))
-    width = max(len(prompt) + len(answer) for prompt, answer in pairs)
-    ids = torch.full((BATCH, width), 258)  # <pad>
-    labels = torch.full((BATCH, width), -100)
-    for row, (prompt, answer) in enumerate(pairs):
-        whole = [*prompt, *answer]
-        ids[row, : len(whole)] = torch.tensor(whole)
-        labels[row, len(prompt) : len(whole)] = torch.tensor([*answer])
-    return ids, labels
-
-
 def replay(folder: Path) -> None:
     """Print what other plans would have saved and said on the samples of a run."""
     held = read_samples(folder / SAMPLES_NAME)
@@ -252,7 +179,7 @@ def main() -> None:
     if options.step == "tasks":
         write_tasks(options.out)
     elif options.step == "train-steps":
-        train_steps(options.out)
+        train_steps(options.out, options.model)
     elif options.step == "replay":
         replay(options.out)
     else:

@@ -11,7 +11,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, about, nearest
+from mergekit_darwin.loading import whole_models
 from mergekit_darwin.talk import silent
 
 FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default
@@ -92,7 +93,8 @@ def open_model(
 ) -> Any:
     """Return a harness model (hf, vllm, local-completions ...) from its arguments.
 
-    Raises DarwinError for an unknown kind, or a model that cannot be opened.
+    Raises DarwinError for an unknown kind, a model that cannot be opened, and one some
+    of whose weights are missing or of another shape.
     """
     import lm_eval.models  # noqa: F401  (the registry is empty without it)
     from lm_eval.api.registry import get_model, model_registry
@@ -103,13 +105,9 @@ def open_model(
             f"{nearest(kind, model_registry.keys())}"
         )
     rest = {"batch_size": batch_size, "device": device}
-    try:
+    named = args.get("pretrained") or args.get("model") or kind
+    with about(f"{named} cannot be opened as {kind}"), whole_models():
         return get_model(kind).create_from_arg_obj(dict(args), rest)
-    except Exception as error:  # whatever transformers and its tokenizers raise
-        named = args.get("pretrained") or args.get("model") or kind
-        raise DarwinError(
-            f"{named} cannot be opened as {kind} ({first_line(error)})."
-        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 # In the order in which the data passes them; rooms of one row do not know each other.
 ROOMS = (
     {"errors", "locks", "files", "talk"}  # the ground
-    | {"palette", "plots", "page", "harness"},
+    | {"palette", "plots", "page", "loading", "harness"},
     {"kernel", "models"},
     {"scan"},
     {"ratios"},

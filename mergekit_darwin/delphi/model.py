@@ -19,6 +19,7 @@ from mergekit_darwin.delphi.samples import Samples, chosen
 from mergekit_darwin.delphi.vote import Plan
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.harness import load_tasks
+from mergekit_darwin.loading import whole_models
 
 _OWN = ("samples", "stage", "risk", "temperature", "seed", "metric", "extract")
 
@@ -94,7 +95,9 @@ class Consensus(LM):
         sampling = Sampling(
             float(given.get("temperature", 0.7)), int(given.get("seed", 1))
         )
-        made = cls(kind.create_from_arg_obj(rest, additional_config), plan, sampling)
+        with whole_models():
+            inner = kind.create_from_arg_obj(rest, additional_config)
+        made = cls(inner, plan, sampling)
         made._folders = [folders] if folders else []
         made._reading = {k: given[k] for k in ("metric", "extract") if k in given}
         return made

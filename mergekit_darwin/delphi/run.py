@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from mergekit_darwin.delphi.answers import Reader, reader_of
 from mergekit_darwin.delphi.draw import Item, Sampling, Source, draw, greedy
+from mergekit_darwin.delphi.folder import claim, keep_settings
 from mergekit_darwin.delphi.guarantee import make_plan
 from mergekit_darwin.delphi.page import markdown
 from mergekit_darwin.delphi.picture import draw_report
@@ -28,8 +29,7 @@ from mergekit_darwin.models.config import check_files
 from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")
-SETTINGS_NAME, JSON_NAME, PAGE_NAME = "settings.json", "report.json", "report.md"
-PICTURE_NAME = "delphi.png"
+JSON_NAME, PAGE_NAME, PICTURE_NAME = "report.json", "report.md", "delphi.png"
 
 
 class Options(BaseModel):
@@ -98,13 +98,13 @@ def consensus(
     plan = make_plan(options.samples, options.stage, options.risk)
     readers = _readers(tasks, options)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder)
     with locked(folder, "--out"):
         inner = _opened(model, options) if isinstance(model, str) else model
         check_server(inner, chats=options.apply_chat_template)
         items = [item for reader in readers for item in _items(reader, inner, options)]
         settings = _settings(model, options, items)
-        _check_same(folder / SETTINGS_NAME, settings)
+        keep_settings(folder, settings)
         log = Samples(folder / SAMPLES_NAME)
         sampling = Sampling(options.temperature, options.seed, options.gen_kwargs)
         with about("The model must give a text for every item"):
@@ -195,23 +195,6 @@ def _settings(
     digests = {name: mark.hexdigest()[:16] for name, mark in tasks.items()}
     rest = options.model_dump(mode="json", exclude={"include_path"})
     return {"model": named, "tasks": digests, **rest}
-
-
-def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a new run, or refuse a folder that has another's."""
-    if not path.exists():
-        write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-        return
-    with about(f"{path} must be the JSON of a run", "Choose another --out."):
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    now = json.loads(json.dumps(settings))
-    for key in now:
-        if before.get(key) != now[key]:
-            raise DarwinError(
-                f"{path.parent} has the samples of another run: {key} was"
-                f" {json.dumps(before.get(key))}, now it is {json.dumps(now[key])}. Use"
-                " the same, or choose another --out."
-            )
 
 
 def _write(report: Report, folder: Path) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mergekit_darwin.errors import DarwinError, reason, some
+from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.loading import check_loaded
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.stream import DiskWeights, disk_weights, empty_model
 from mergekit_darwin.talk import silent
@@ -127,22 +128,22 @@ def load_model(name: str, path: str, dtype: Any = "auto", remote: bool = False) 
     """Return the model in a folder with all its weights, for inference, on the CPU.
 
     dtype is torch's or "auto", the files' own. Raises DarwinError if transformers has
-    no language model for it or weights are missing.
+    no language model for it, or weights are missing or of another shape.
     """
     config = read_config(name, path, remote)
 
     def load(kind: Any) -> tuple[Any, Any]:
         found: tuple[Any, Any] = kind.from_pretrained(
-            path, dtype=dtype, trust_remote_code=remote, output_loading_info=True
+            path,
+            dtype=dtype,
+            trust_remote_code=remote,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_loaded names them
         )
         return found
 
     model, info = first_class(name, config, load)
-    if info["missing_keys"]:
-        raise DarwinError(
-            f"{name} must hold all weights of its architecture; its files lack"
-            f" {some(sorted(info['missing_keys']))}."
-        )
+    check_loaded(name, info)
     return model.eval().requires_grad_(False)
 
 

@@ -172,6 +172,35 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(shadow, folder):
         ran(folder, shadow[2])
 
 
+@pytest.mark.parametrize(
+    "name", ["report.md", "samples.jsonl", "settings.json", "config.json", "lock"]
+)
+def test_a_folder_that_is_no_run_s_is_refused_and_left_as_it_was(
+    name, folder, tmp_path
+):
+    file = tmp_path / "out" / name
+    file.parent.mkdir()
+    file.write_text('{"mine": "and dear to me"}')
+    with pytest.raises(DarwinError, match=f"--out must be an empty.*holds '{name}'"):
+        ran(folder, tmp_path / "out")
+    assert file.read_text() == '{"mine": "and dear to me"}'
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DarwinError, match=r"--out must be a folder.*file is none"):
+        ran(folder, tmp_path / "file")
+
+
+def test_a_run_killed_before_its_settings_may_start_again(folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lock").write_text("4711")
+    (tmp_path / "out" / ".settings.json.part").write_text('{"mod')
+    report, _ = ran(folder, tmp_path / "out", samples=2, stage=2)
+    assert report.tasks["sums"].items == ITEMS
+
+
 def test_a_damaged_line_is_named(shadow, folder, tmp_path):
     ran(folder, tmp_path, samples=2, stage=2)
     lines = (tmp_path / "samples.jsonl").read_text().splitlines()
