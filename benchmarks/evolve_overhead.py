@@ -30,9 +30,9 @@ from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.log import Candidate
 from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.workers import Worker
-from mergekit_darwin.harness import quiet
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.yaml import Common, genome_yaml, merge_to
+from mergekit_darwin.models.harness import quiet
 from mergekit_darwin.ratios.genome import make_genome
 
 ROOT = Path(__file__).parent.parent

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin import palette
+from mergekit_darwin import plots
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import write_whole
 
-PARENTS = [[place / 4, colour] for place, colour in enumerate(palette.PARENTS)]
+PARENTS = [[place / 4, colour] for place, colour in enumerate(plots.PARENTS)]
 Cell = str | int | float | None
 
 

@@ -10,11 +10,14 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from mergekit_darwin import palette
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import whole
 
-PARENTS: Colormap = LinearSegmentedColormap.from_list("parents", palette.PARENTS)
+FATHER, MOTHER, CHILD, OTHER = "#1f5fa8", "#b8322a", "#222222", "#8a8a8a"
+ROLES = {"father": FATHER, "mother": MOTHER, "child": CHILD}
+NOTE, WARNING, ERROR, SOUND = "#999999", "#e69f00", "#cc0033", "#007a5a"
+PARENTS = (FATHER, "#8fb5d9", "#f4f3ee", "#e8a48a", MOTHER)  # by way of neither
+PARENTS_MAP: Colormap = LinearSegmentedColormap.from_list("parents", PARENTS)
 _DPI = 130
 
 

@@ -14,8 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mergekit_darwin"
 
 # In the order in which the data passes them; rooms of one row do not know each other.
 ROOMS = (
-    {"errors", "locks", "files", "talk"}  # the ground
-    | {"palette", "plots", "page", "loading", "harness"},
+    {"errors", "locks", "files", "talk", "plots", "page"},  # the ground
     {"kernel", "models"},
     {"scan"},
     {"ratios"},

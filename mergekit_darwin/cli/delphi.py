@@ -95,7 +95,7 @@ def main(
     """
     setup_logging(verbose, quiet)
     import mergekit_darwin as md
-    from mergekit_darwin import harness
+    from mergekit_darwin.models import harness
 
     for name in ("gen_kwargs", "model_args"):
         given[name] = _pairs(given[name], name)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin import palette, plots
+from mergekit_darwin import plots
 from mergekit_darwin.delphi.report import GREEDY, STOPPED, Report, TaskReport
 
 _MOST_ROWS = 6
@@ -33,22 +33,22 @@ def _accuracy(axes: Any, task: TaskReport, name: str) -> None:
         counts,
         means,
         errors,
-        color=palette.CHILD,
+        color=plots.CHILD,
         marker="o",
         ms=3.5,
         lw=1.2,
         capsize=2,
     )
-    axes.plot([], [], color=palette.CHILD, marker="o", ms=3.5, label="vote")
+    axes.plot([], [], color=plots.CHILD, marker="o", ms=3.5, label="vote")
     if GREEDY in task.scores:
         greedy = task.scores[GREEDY].mean
-        axes.axhline(greedy, color=palette.OTHER, ls="--", lw=1.2, label="greedy")
+        axes.axhline(greedy, color=plots.OTHER, ls="--", lw=1.2, label="greedy")
     stopped = task.scores[STOPPED].mean
     axes.plot(
         [task.cost.mean],
         [stopped],
         "D",
-        color=palette.MOTHER,
+        color=plots.MOTHER,
         ms=6,
         label="stopped vote",
     )
@@ -56,7 +56,7 @@ def _accuracy(axes: Any, task: TaskReport, name: str) -> None:
         axes.plot(
             counts,
             task.curve.agreement,
-            color=palette.FATHER,
+            color=plots.FATHER,
             lw=1.2,
             label="agreement with the full vote",
         )
@@ -69,11 +69,11 @@ def _stops(axes: Any, task: TaskReport) -> None:
     stops = task.cost.stopped_at
     gaps = [after - before for before, after in pairwise(stops)]
     width = 0.8 * min(gaps, default=1)
-    axes.bar(list(stops), list(stops.values()), color=palette.FATHER, width=width)
+    axes.bar(list(stops), list(stops.values()), color=plots.FATHER, width=width)
     for look, count in stops.items():
         axes.annotate(str(count), (look, count), ha="center", va="bottom", fontsize=8)
     mean = f"mean {task.cost.mean:.1f}"
-    axes.axvline(task.cost.mean, color=palette.MOTHER, lw=1.2, ls="--", label=mean)
+    axes.axvline(task.cost.mean, color=plots.MOTHER, lw=1.2, ls="--", label=mean)
     axes.legend(fontsize=8, loc="upper left")
     axes.set(
         title=f"{task.cost.saved:.0%} of {task.cost.full} samples saved",

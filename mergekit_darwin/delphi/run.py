@@ -23,9 +23,9 @@ from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
 from mergekit_darwin.delphi.servers import check_server
 from mergekit_darwin.errors import DarwinError, about, nearest
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.harness import load_tasks, open_model, quiet
 from mergekit_darwin.locks import locked
 from mergekit_darwin.models.config import check_files
+from mergekit_darwin.models.harness import load_tasks, open_model, quiet
 from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")

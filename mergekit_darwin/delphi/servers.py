@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, reason
-from mergekit_darwin.harness import quiet
+from mergekit_darwin.models.harness import quiet
 
 
 def _is_server(inner: Any) -> bool:

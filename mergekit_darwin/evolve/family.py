@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from mergekit_darwin import palette, plots
+from mergekit_darwin import plots
 from mergekit_darwin.errors import DarwinError, quoted, reason
 
 KEY = "mergekit_darwin"  # of our part of a card's metadata
@@ -195,9 +195,7 @@ def draw_family(member: Member, path: Path) -> None:
     for one, role, column, row, child in places:
         if child >= 0:
             _, _, left, height, _ = places[child]
-            axes.plot(
-                [left, column], [height, row], color=palette.OTHER, lw=1, zorder=0
-            )
+            axes.plot([left, column], [height, row], color=plots.OTHER, lw=1, zorder=0)
         axes.text(
             column,
             row,
@@ -207,7 +205,7 @@ def draw_family(member: Member, path: Path) -> None:
             fontsize=8,
             bbox={
                 "fc": "white",
-                "ec": palette.ROLES[role],
+                "ec": plots.ROLES[role],
                 "boxstyle": "round,pad=0.4",
             },
         )

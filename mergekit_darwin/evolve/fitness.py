@@ -10,7 +10,7 @@ from typing import Any
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.tasks import Task, TaskSet, gold_of
-from mergekit_darwin.harness import quiet
+from mergekit_darwin.models.harness import quiet
 
 BOOTSTRAP = 200  # resamples, for metrics that are not a mean over samples
 

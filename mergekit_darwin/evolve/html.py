@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from mergekit_darwin import page, palette
+from mergekit_darwin import page, plots
 from mergekit_darwin.evolve.compare import Comparison
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
@@ -67,7 +67,7 @@ def _heldout(table: Comparison) -> page.Figure:
         "x": [row.score for row in rows],
         "error_x": {"type": "data", "array": errors, "color": "#444"},
         "customdata": errors,
-        "marker": {"color": [palette.ROLES.get(row.name, "#bdbdbd") for row in rows]},
+        "marker": {"color": [plots.ROLES.get(row.name, "#bdbdbd") for row in rows]},
         "hovertemplate": "%{y}: %{x:.4f} ± %{customdata:.4f}<extra></extra>",
     }
     layout = {
@@ -84,7 +84,7 @@ def _scores(run: Finished) -> page.Figure:
         "measured": [line.score for line in run.lines],
         "proxy's expectation": [line.proxy for line in run.lines],
     }
-    colours = {"measured": palette.CHILD, "proxy's expectation": palette.OTHER}
+    colours = {"measured": plots.CHILD, "proxy's expectation": plots.OTHER}
     traces = [
         {
             "type": "scatter",
@@ -106,7 +106,7 @@ def _scores(run: Finished) -> page.Figure:
             "name": line.name,
             "line": {
                 "dash": "dash",
-                "color": palette.ROLES.get(line.name, palette.OTHER),
+                "color": plots.ROLES.get(line.name, plots.OTHER),
             },
         }
         for line in run.diagnosis.family

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergekit_darwin import palette, plots
+from mergekit_darwin import plots
 from mergekit_darwin.evolve.compare import Comparison
 from mergekit_darwin.evolve.fitness import combined_error
 from mergekit_darwin.evolve.log import Evaluation
@@ -26,18 +26,16 @@ def plot_scores(
     real = np.array([line.score for line in lines], dtype=float)  # None: NaN
     guess = np.array([line.proxy for line in lines], dtype=float)
     axes.vlines(numbers, real, guess, color="#d9d9d9", lw=1, zorder=1)
-    axes.plot(
-        numbers, guess, "_", color=palette.OTHER, ms=8, label="proxy's expectation"
-    )
-    axes.plot(numbers, real, "o", color=palette.CHILD, ms=4.5, label="measured")
+    axes.plot(numbers, guess, "_", color=plots.OTHER, ms=8, label="proxy's expectation")
+    axes.plot(numbers, real, "o", color=plots.CHILD, ms=4.5, label="measured")
     best = np.fmax.accumulate(real)
     axes.step(
-        numbers, best, where="post", color=palette.CHILD, lw=1.5, label="best so far"
+        numbers, best, where="post", color=plots.CHILD, lw=1.5, label="best so far"
     )
     failed = np.flatnonzero(np.isnan(real))
     if len(failed):
         low = np.nanmin(real) if np.isfinite(real).any() else 0.0
-        axes.plot(numbers[failed], np.full(len(failed), low), "x", color=palette.MOTHER)
+        axes.plot(numbers[failed], np.full(len(failed), low), "x", color=plots.MOTHER)
     for line in family:
         _draw_level(axes, line)
     for i in range(1, len(lines)):
@@ -53,7 +51,7 @@ def plot_scores(
 
 
 def _draw_level(axes: Any, line: Evaluation) -> None:
-    colour, level = palette.ROLES.get(line.name, palette.OTHER), line.score or 0.0
+    colour, level = plots.ROLES.get(line.name, plots.OTHER), line.score or 0.0
     axes.axhline(level, color=colour, ls="--", lw=1)
     axes.annotate(
         plots.plain(line.name),
@@ -79,7 +77,7 @@ def plot_genome(
     image = left.imshow(
         rows,
         aspect="auto",
-        cmap=plots.PARENTS,
+        cmap=plots.PARENTS_MAP,
         vmin=0,
         vmax=1,
         interpolation="nearest",
@@ -97,8 +95,8 @@ def plot_genome(
 def _draw_final(axes: Any, final: Array, neutral: Array, values: list[float]) -> None:
     place = np.arange(len(values))
     axes.hlines(place, neutral, final, color="#bdbdbd", lw=2)
-    axes.plot(neutral, place, "|", color=palette.OTHER, ms=11, mew=2, label="neutral")
-    axes.plot(final, place, "o", color=palette.CHILD, ms=6, label="final")
+    axes.plot(neutral, place, "|", color=plots.OTHER, ms=11, mew=2, label="neutral")
+    axes.plot(final, place, "o", color=plots.CHILD, ms=6, label="final")
     for i, value in enumerate(values):
         axes.annotate(
             f"{value:.3f}", (1.06, i), fontsize=8, va="center", annotation_clip=False
@@ -123,7 +121,7 @@ def plot_heldout(path: Path, table: Comparison) -> None:
     axes = figure.subplots()
     place = np.arange(len(rows))
     for i, (name, score, error) in enumerate(rows):
-        axes.barh(i, score, color=palette.ROLES.get(name, "#bdbdbd"), height=0.65)
+        axes.barh(i, score, color=plots.ROLES.get(name, "#bdbdbd"), height=0.65)
         axes.errorbar(score, i, xerr=error or 0.0, color="black", capsize=3, lw=1)
         axes.annotate(
             f"{score:.3f}",

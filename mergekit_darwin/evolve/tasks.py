@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.evolve.config import EvolveConfig, TaskSetting
 from mergekit_darwin.evolve.log import Part
-from mergekit_darwin.harness import load_tasks, quiet
+from mergekit_darwin.models.harness import load_tasks, quiet
 from mergekit_darwin.scan.probes import ProbeItem
 
 

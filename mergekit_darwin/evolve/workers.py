@@ -19,8 +19,8 @@ from mergekit_darwin.evolve.failures import not_the_genome
 from mergekit_darwin.evolve.fitness import Result, evaluate
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
-from mergekit_darwin.harness import open_model
 from mergekit_darwin.merge.yaml import merge_into, merge_to, output_config
+from mergekit_darwin.models.harness import open_model
 from mergekit_darwin.models.opened import fresh_model, load_model
 from mergekit_darwin.talk import silent
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin import page, palette
+from mergekit_darwin import page, plots
 from mergekit_darwin.health.report import NAMES, Health
 from mergekit_darwin.health.thresholds import RANKS, RULES
 
 _SCALE = [
     [0, "#eef3f0"],
     [0.33, "#cfcfcf"],
-    [0.66, palette.WARNING],
-    [1, palette.ERROR],
+    [0.66, plots.WARNING],
+    [1, plots.ERROR],
 ]
 
 
@@ -74,7 +74,7 @@ def _importance(health: Health) -> page.Figure:
                         "name": NAMES[role],
                         "legendgroup": role,
                         "showlegend": place == 1,
-                        "line": {"color": palette.ROLES[role]},
+                        "line": {"color": plots.ROLES[role]},
                         "xaxis": f"x{axis}",
                         "yaxis": f"y{axis}",
                         "hovertemplate": f"{role}, layer %{{x}}: %{{y:.5f}}"

@@ -11,19 +11,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from mergekit_darwin import palette, plots
+from mergekit_darwin import plots
 from mergekit_darwin.health.report import NAMES, Finding, Health
 from mergekit_darwin.health.thresholds import RANKS, Severity
 from mergekit_darwin.models.names import site_of
 
 _MARKS = {"interference": "^", "function_loss": "v"}
-_SEVERITY = {"note": palette.NOTE, "warning": palette.WARNING, "error": palette.ERROR}
+_SEVERITY = {"note": plots.NOTE, "warning": plots.WARNING, "error": plots.ERROR}
 _VERDICT = {
-    "healthy": palette.SOUND,
+    "healthy": plots.SOUND,
     "warning": "#b87800",  # darker, to be read as text
-    "unhealthy": palette.ERROR,
+    "unhealthy": plots.ERROR,
 }
-_STRIP = ListedColormap(["#eef3f0", "#cfcfcf", palette.WARNING, palette.ERROR])
+_STRIP = ListedColormap(["#eef3f0", "#cfcfcf", plots.WARNING, plots.ERROR])
 _PARTS = ("attn", "ffn", "other")
 _OUTSIDE = 6  # findings without a layer that are written below the picture
 
@@ -88,7 +88,7 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
             axes.plot(
                 range(len(row)),
                 row,
-                color=palette.ROLES[role],
+                color=plots.ROLES[role],
                 linewidth=2.0 if role == "child" else 1.3,
                 marker=dots,
                 markersize=3,
@@ -132,7 +132,7 @@ def _worst(found: Sequence[Finding]) -> Severity | None:
 
 def _handles() -> list[Any]:
     handles: list[Any] = [
-        Line2D([], [], color=palette.ROLES[role], linewidth=2, label=NAMES[role])
+        Line2D([], [], color=plots.ROLES[role], linewidth=2, label=NAMES[role])
         for role in ("father", "mother", "child")
     ]
     for rule, mark in _MARKS.items():

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from mergekit_darwin.errors import DarwinError, reason
-from mergekit_darwin.loading import check_loaded
 from mergekit_darwin.models.checkpoint import open_checkpoint
+from mergekit_darwin.models.loading import check_loaded
 from mergekit_darwin.models.stream import DiskWeights, disk_weights, empty_model
 from mergekit_darwin.talk import silent
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin import page, palette
+from mergekit_darwin import page, plots
 from mergekit_darwin.models.names import site_of, stack_depths
 from mergekit_darwin.ratios.report_screen import layer_gains, layer_ratios
 from mergekit_darwin.ratios.rules import COLUMNS, Prescription, routes_of
@@ -169,7 +169,7 @@ def _gains(report: Report) -> page.Figure:
 
 def _layers(report: Report) -> page.Figure:
     apart = [ratio - 0.5 for ratio in layer_ratios(report)]
-    colours = [palette.MOTHER if value > 0 else palette.FATHER for value in apart]
+    colours = [plots.MOTHER if value > 0 else plots.FATHER for value in apart]
     bars = {
         "type": "bar",
         "x": list(range(len(apart))),

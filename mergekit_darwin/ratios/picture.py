@@ -123,7 +123,7 @@ def _short(name: str) -> str:
 
 
 def _draw(axis: Any, panel: _Panel, norm: Normalize) -> None:
-    axis.imshow(_image(panel), cmap=plots.PARENTS, norm=norm, aspect="auto")
+    axis.imshow(_image(panel), cmap=plots.PARENTS_MAP, norm=norm, aspect="auto")
     axis.set_title(plots.plain(panel.title), loc="left", fontsize=10)
     axis.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
     step = 1 if panel.columns <= 32 else 5
@@ -172,7 +172,7 @@ def _key(
     figure: Figure, axes: list[Any], norm: Normalize, rows: list[Prescription]
 ) -> None:
     bar = figure.colorbar(
-        ScalarMappable(norm, plots.PARENTS),
+        ScalarMappable(norm, plots.PARENTS_MAP),
         ax=axes,
         orientation="horizontal",
         extend="both",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from mergekit_darwin import palette, plots
+from mergekit_darwin import plots
 from mergekit_darwin.ratios.report_screen import layer_gains, layer_ratios
 from mergekit_darwin.scan.report import Report
 
@@ -127,7 +127,7 @@ def _step(depth: int) -> int:
 
 def _ratio_panel(axes: Axes, deviation: Grid, depth: int) -> None:
     layers = np.arange(len(deviation))
-    colours = [palette.MOTHER if value > 0 else palette.FATHER for value in deviation]
+    colours = [plots.MOTHER if value > 0 else plots.FATHER for value in deviation]
     axes.barh(layers, deviation, color=colours, height=0.8)
     reach = max(0.005, 1.15 * float(np.abs(deviation).max(initial=0.0)))
     axes.set_xlim(-reach, reach)

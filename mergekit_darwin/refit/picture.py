@@ -6,8 +6,7 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from mergekit_darwin.palette import CHILD, FATHER, MOTHER, OTHER
-from mergekit_darwin.plots import figure, plain, save
+from mergekit_darwin.plots import CHILD, FATHER, MOTHER, OTHER, figure, plain, save
 from mergekit_darwin.refit.report import Losses, RefitReport
 
 

@@ -13,7 +13,7 @@ from mergekit_darwin.delphi.answers import (
     score,
 )
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.harness import load_tasks
+from mergekit_darwin.models.harness import load_tasks
 from tests.delphi.stub import write_task
 
 DOC = {"question": "500*2=", "answer": "1000"}

@@ -18,7 +18,7 @@ from mergekit_darwin.delphi.draw import Sampling  # noqa: E402
 from mergekit_darwin.delphi.guarantee import make_plan, vote_accuracy  # noqa: E402
 from mergekit_darwin.delphi.model import Consensus  # noqa: E402
 from mergekit_darwin.errors import DarwinError  # noqa: E402
-from mergekit_darwin.harness import load_tasks  # noqa: E402
+from mergekit_darwin.models.harness import load_tasks  # noqa: E402
 from tests.delphi.stub import Stub, numbers, write_task  # noqa: E402
 
 DOCS = [

@@ -20,7 +20,7 @@ from mergekit_darwin.delphi.model import Consensus  # noqa: E402
 from mergekit_darwin.delphi.run import Options, consensus, make_options  # noqa: E402
 from mergekit_darwin.delphi.samples import read_samples  # noqa: E402
 from mergekit_darwin.errors import DarwinError  # noqa: E402
-from mergekit_darwin.harness import load_tasks  # noqa: E402
+from mergekit_darwin.models.harness import load_tasks  # noqa: E402
 from tests.delphi.stub import Stub, numbers, write_task  # noqa: E402
 
 ITEMS = 24
@@ -297,7 +297,7 @@ def test_samples_of_a_torch_model_are_the_same_after_a_kill(tmp_path):
     """They come from torch's global stream, which is seeded by call and left alone."""
     import torch
 
-    from mergekit_darwin.harness import open_model
+    from mergekit_darwin.models.harness import open_model
     from tests import tiny
 
     model = str(tiny.tiny_llama(tmp_path / "model", 1))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, about, nearest
-from mergekit_darwin.loading import whole_models
+from mergekit_darwin.models.loading import whole_models
 from mergekit_darwin.talk import silent
 
 FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default
