@@ -21,11 +21,11 @@ import torch
 from mergekit.merge_methods import merge_tensors
 
 from mergekit_darwin.kernel.blend import Blend, scalars_of
-from mergekit_darwin.kernel.compiled import WORK
 from mergekit_darwin.kernel.dare_ties import _merge, merge_three, torch_pages
 from mergekit_darwin.kernel.fused import compiled_pages
 from mergekit_darwin.kernel.masks import PAGE, page_keys
 from mergekit_darwin.kernel.profile import profile_tensor
+from mergekit_darwin.kernel.work import WORK
 
 
 def parents(count: int) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.tasks import load_task_sets
 from mergekit_darwin.ratios.genome import extended_genes
 from mergekit_darwin.scan.report import Report, read_report
-from mergekit_darwin.search.belief import rank_correlation
+from mergekit_darwin.search.breed import rank_correlation
 from mergekit_darwin.search.landscape import landscape
 from mergekit_darwin.search.proxy import anchor_features, features, fit, prior_weights
 

@@ -31,8 +31,7 @@ from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.workers import SerialPool, Worker
 from mergekit_darwin.ratios.genome import Genome, make_genome
-from mergekit_darwin.search.belief import rank_correlation
-from mergekit_darwin.search.breed import breed
+from mergekit_darwin.search.breed import breed, rank_correlation
 from mergekit_darwin.search.cma import SearchSettings, make_cma, maximise
 from mergekit_darwin.search.space import Array
 

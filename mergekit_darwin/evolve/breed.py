@@ -12,8 +12,14 @@ from mergekit_darwin.evolve.diagnose import Diagnosis
 from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.ratios.genome import Genome, make_genome
-from mergekit_darwin.search.belief import Belief, Surrogate, krige, rank_correlation
-from mergekit_darwin.search.breed import Ask, breed
+from mergekit_darwin.search.breed import (
+    Ask,
+    Belief,
+    Surrogate,
+    breed,
+    krige,
+    rank_correlation,
+)
 from mergekit_darwin.search.cma import SearchSettings, maximise
 from mergekit_darwin.search.proxy import (
     anchor_coordinates,

@@ -1,9 +1,9 @@
-"""Fitness: what a model scores by lm-evaluation-harness, sample by sample."""
+"""What a model scores by lm-evaluation-harness, and whose fault it is if nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,3 +143,50 @@ def combined_error(tasks: TaskSet, line: Evaluation) -> float | None:
         for task, error in zip(tasks.tasks, errors, strict=True)
     ]
     return math.sqrt(math.fsum(weighted))
+
+
+# Of exceptions that carry no type of their own: torch's, CUDA's, file systems'.
+_WORDS = (
+    "out of memory",
+    "can't allocate",
+    "cuda",
+    "cudnn",
+    "nccl",
+    "hip error",
+    "no space left",
+    "disk quota",
+    "too many open files",
+    "failed writing file",
+    "tokenizer",
+)
+_UNCHANGED = "a merge must change something"  # darwin_v6 of a genome that moved nothing
+
+
+def not_the_genome(error: BaseException) -> bool:
+    """Return whether an error came from the machine or the files, whatever the genome.
+
+    Disk, memory, devices, missing packages, unreadable files, and all that this package
+    refuses in a sentence of its own. What is left (a score that is not a number, a
+    method that cannot do with these models) is the candidate's.
+    """
+    from safetensors import SafetensorError
+
+    outside = (DarwinError, OSError, MemoryError, ImportError, EOFError)
+    for found in _chain(error):
+        said = f"{type(found).__name__} {found}".lower()
+        if _UNCHANGED in said:
+            return False
+        if isinstance(found, (*outside, SafetensorError)):
+            return True
+        if any(word in said for word in _WORDS):
+            return True
+    return False
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        hidden = seen.__suppress_context__
+        seen = seen.__cause__ or (None if hidden else seen.__context__)

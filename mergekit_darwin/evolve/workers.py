@@ -15,8 +15,7 @@ from typing import Any
 
 from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
-from mergekit_darwin.evolve.failures import not_the_genome
-from mergekit_darwin.evolve.fitness import Result, evaluate
+from mergekit_darwin.evolve.fitness import Result, evaluate, not_the_genome
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.merge.yaml import merge_into, merge_to, output_config

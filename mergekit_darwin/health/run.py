@@ -9,9 +9,11 @@ from pathlib import Path
 from mergekit.common import ModelReference
 from mergekit.options import MergeOptions
 
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.health import files
 from mergekit_darwin.health.again import Verify, recipe_findings
 from mergekit_darwin.health.facts import TensorFacts, same_bits, stream_facts
+from mergekit_darwin.health.picture import save_health_plot
 from mergekit_darwin.health.probing import (
     check_probes,
     measured,
@@ -19,8 +21,13 @@ from mergekit_darwin.health.probing import (
     probe_findings,
 )
 from mergekit_darwin.health.relatives import Relatives, open_relatives
-from mergekit_darwin.health.report import Finding, Health, finding, verdict_of
-from mergekit_darwin.health.screen import write_health
+from mergekit_darwin.health.report import (
+    Finding,
+    Health,
+    finding,
+    health_json,
+    verdict_of,
+)
 from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.models.checkpoint import Checkpoint
@@ -74,7 +81,8 @@ def check(
         measured=measured(probed),
     )
     if out is not None:
-        write_health(health, Path(out))
+        save_health_plot(health, out / "health.png")
+        write_whole(out / "health.json", health_json(health))
     return health
 
 

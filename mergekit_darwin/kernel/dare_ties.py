@@ -20,9 +20,8 @@ from functools import lru_cache
 import torch
 
 from mergekit_darwin.kernel.blend import Blend, Scalars, scalars_of
-from mergekit_darwin.kernel.compiled import LOG, WORK
 from mergekit_darwin.kernel.masks import PAGE, drop, page_keys
-from mergekit_darwin.kernel.pages import new_like, over_pages
+from mergekit_darwin.kernel.work import LOG, WORK, new_like, over_pages
 
 _SIGN = -(1 << 31)  # the sign bit of a float32, as a signed integer
 

@@ -23,8 +23,8 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from mergekit_darwin.kernel.blend import Scalars
-from mergekit_darwin.kernel.compiled import kept_on_disk
 from mergekit_darwin.kernel.masks import HALF, MULTIPLIER, scrambled_offsets
+from mergekit_darwin.kernel.work import kept_on_disk
 
 I, U, Half = np.int32, np.uint32, np.uint16  # noqa: E741
 ZERO, NOTHING = np.float32(0.0), I(0)

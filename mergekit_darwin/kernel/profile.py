@@ -14,8 +14,7 @@ import torch
 from pydantic import ConfigDict, Field
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.kernel.compiled import WORK
-from mergekit_darwin.kernel.pages import over_pages
+from mergekit_darwin.kernel.work import WORK, over_pages
 
 _PATTERNS = 65536
 _BINS = 256

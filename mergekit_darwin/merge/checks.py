@@ -9,19 +9,22 @@ from typing import Any
 
 from mergekit.architecture.base import ConfiguredModelArchitecture
 from mergekit.common import ModelReference
+from mergekit.config import InputModelDefinition, MergeConfiguration
 
-from mergekit_darwin.errors import DarwinError, nearest, some
+from mergekit_darwin.errors import DarwinError, about, nearest, some
+from mergekit_darwin.files import parse_yamls
 from mergekit_darwin.merge.findings import Finding
 from mergekit_darwin.merge.frames import Planning
 from mergekit_darwin.merge.headers import all_roles, fit_of
 from mergekit_darwin.merge.loaded import LoadedReport, LoadedTable
 from mergekit_darwin.merge.parameters import check_names, check_value
 from mergekit_darwin.merge.roles import Roles
-from mergekit_darwin.merge.source import check_source
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.scan.report import check_covers, check_identity
 
-LOG = logging.getLogger("mergekit_darwin.fit")
+LOG = logging.getLogger("mergekit_darwin")
+FIT = logging.getLogger("mergekit_darwin.fit")  # apart: a preview shows findings itself
+_NEAR = 0.75  # as difflib counts; anchors' holders and notes are no typos
 
 
 def check_run(found: Planning) -> frozenset[str]:
@@ -71,7 +74,7 @@ def _heed(findings: list[Finding]) -> None:
     for finding in findings:
         finding.heed()
         if finding.severity == "note":
-            LOG.warning("%s: %s: %s", finding.rule, finding.found, finding.effect)
+            FIT.warning("%s: %s: %s", finding.rule, finding.found, finding.effect)
 
 
 def _integers(roles: Roles) -> set[str]:
@@ -151,3 +154,48 @@ def _check_table(table: LoadedTable, names: list[str]) -> None:
                 f"ratios: {table.path} names a tensor that this merge does not have,"
                 f" {name!r}.{nearest(name, names)}"
             )
+
+
+def check_source(text: str) -> None:
+    """Refuse the text of a merge's YAML in which a key stands twice or is misspelt.
+
+    Raises DarwinError.
+    """
+    with about("The YAML of this merge must be clear"):
+        documents = parse_yamls(text)
+    for document in documents:
+        check_keys(document)
+
+
+def check_keys(document: Any) -> None:
+    """Refuse keys that are nearly mergekit's: it ignores what it does not know.
+
+    Others are said and left alone. Raises DarwinError.
+    """
+    if not isinstance(document, Mapping):
+        return
+    known = {*MergeConfiguration.model_fields, "name"}  # name: mergekit-multi's
+    _check(document, known, "at the top")
+    models = document.get("models")
+    for model in models if isinstance(models, list) else ():
+        if isinstance(model, Mapping):
+            where = f"of the model {model.get('model')}"
+            _check(model, {*InputModelDefinition.model_fields}, where)
+    for name, value in _parameters(document):
+        if value == []:
+            raise DarwinError(f"{name} must have a value; got an empty list.")
+
+
+def _check(given: Mapping[Any, Any], known: set[str], where: str) -> None:
+    for key in given:
+        if key in known:
+            continue
+        near = nearest(str(key), known, _NEAR)
+        if near:
+            raise DarwinError(f"mergekit knows no key {key!r} {where}.{near}")
+        LOG.warning("mergekit ignores the key %r %s", key, where)
+
+
+def _parameters(document: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    given = document.get("parameters")
+    return list(given.items()) if isinstance(given, Mapping) else []

@@ -14,10 +14,12 @@ from mergekit_darwin.merge.findings import (
     Layout,
     Model,
     Setup,
+    find_missing,
+    find_renamed,
+    find_unused,
     places,
     tensors,
 )
-from mergekit_darwin.merge.fit_names import find_missing, find_renamed, find_unused
 from mergekit_darwin.models.checkpoint import integers
 from mergekit_darwin.models.names import site_of, stack_depths
 

@@ -21,10 +21,10 @@ from mergekit.scripts.multimerge import load_config
 
 from mergekit_darwin.errors import DarwinError, about, nearest, some
 from mergekit_darwin.files import read_yamls
+from mergekit_darwin.merge.checks import check_keys
 from mergekit_darwin.merge.method import NAME, register
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
-from mergekit_darwin.merge.source import check_keys
 from mergekit_darwin.models import plan
 from mergekit_darwin.ratios.genome import Genome
 

@@ -26,8 +26,8 @@ from mergekit_darwin.refit.solve import (
     no_moments,
     product,
 )
-from mergekit_darwin.refit.streams import Group, Stream
 from mergekit_darwin.refit.teaching import Held, Taught, augmented, chosen, index_of
+from mergekit_darwin.refit.texts import Group, Stream
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
 
 Maps = Literal["last", "writers", "all"]

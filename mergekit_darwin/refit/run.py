@@ -16,14 +16,13 @@ from torch import nn
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.locks import beside
 from mergekit_darwin.models.stream import disk_weights
-from mergekit_darwin.refit.course import Course, start_course
+from mergekit_darwin.refit.course import Course, Pass, make_report, start_course
 from mergekit_darwin.refit.family import Family, check_words, open_family
 from mergekit_darwin.refit.layer import Rule, refit_layer
 from mergekit_darwin.refit.options import RefitOptions
 from mergekit_darwin.refit.order import find_stages
 from mergekit_darwin.refit.output import write_beside
 from mergekit_darwin.refit.report import Drift, Model, RefitReport
-from mergekit_darwin.refit.summary import Pass, make_report
 from mergekit_darwin.refit.teaching import chosen, hold, teach
 from mergekit_darwin.refit.texts import TextChoice, Texts, choose_texts
 from mergekit_darwin.refit.write import ChildWriter, copy_rest

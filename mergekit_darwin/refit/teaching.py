@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mergekit_darwin.refit.order import Stage, forwards, units
 from mergekit_darwin.refit.solve import Moments, add_gram, no_moments
-from mergekit_darwin.refit.streams import Group, Stream
+from mergekit_darwin.refit.texts import Group, Stream
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
 
 

@@ -8,8 +8,7 @@ import cma
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
-from mergekit_darwin.search.belief import Predictor
-from mergekit_darwin.search.space import Array
+from mergekit_darwin.search.space import Array, Predictor
 
 
 class SearchSettings(BaseModel):

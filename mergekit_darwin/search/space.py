@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from mergekit_darwin.ratios.genome import (
 )
 
 Array = npt.NDArray[np.float64]
+Predictor = Callable[[Array], Array]  # points [N, n] to what is expected there, [N]
 
 _DIGITS = 6  # decimals of a gene: what the YAML shows is what was measured
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from mergekit_darwin.kernel import dare_ties, profile
 from mergekit_darwin.kernel.blend import Blend, Scalars, scalars_of
-from mergekit_darwin.kernel.compiled import Work
 from mergekit_darwin.kernel.masks import PAGE
+from mergekit_darwin.kernel.work import Work
 
 njit = pytest.importorskip("numba").njit
 fused = pytest.importorskip("mergekit_darwin.kernel.fused")
@@ -296,9 +296,9 @@ import sys, logging
 {setup}
 import torch
 logging.basicConfig(level=logging.INFO)
-from mergekit_darwin.kernel import compiled, dare_ties
+from mergekit_darwin.kernel import dare_ties, work
 from mergekit_darwin.kernel.profile import profile_tensor
-compiled.WORK.worth = 1
+work.WORK.worth = 1
 draw = torch.Generator().manual_seed(1)
 trio = [torch.randn(999, generator=draw).bfloat16() for _ in range(3)]
 blend = dare_ties.Blend(0.4, 0.9, 0.8, 0.7, 1.1, True, False, "seed", "tensor")

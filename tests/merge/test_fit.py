@@ -12,9 +12,8 @@ from mergekit.config import MergeConfiguration
 from safetensors.torch import load_file, save_file
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
+from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup, renamed_prefix
 from mergekit_darwin.merge.fit import check_fit, is_tied
-from mergekit_darwin.merge.fit_names import renamed_prefix
 from mergekit_darwin.merge.headers import fit_of
 from mergekit_darwin.models.checkpoint import TensorHeader
 from tests.merging import darwin, merge

@@ -19,8 +19,7 @@ from mergekit_darwin.scan.report import (
     Report,
     Settings,
 )
-from mergekit_darwin.search.belief import Belief, krige, rank_correlation
-from mergekit_darwin.search.breed import breed
+from mergekit_darwin.search.breed import Belief, breed, krige, rank_correlation
 from mergekit_darwin.search.cma import SearchSettings, maximise
 from mergekit_darwin.search.landscape import (
     Landscape,

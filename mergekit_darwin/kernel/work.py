@@ -1,4 +1,4 @@
-"""Coarse threads for page-sized work: one page, one core, no waiting in between.
+"""How work on pages is run: on coarse threads, and by numba once that pays.
 
 torch splits every single operation over its threads and waits for all of them after
 each; for chains of operations on cache-sized pages that costs more than it brings, and
@@ -8,11 +8,16 @@ chains with one torch thread of its own. Results never depend on the number of w
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,3 +70,61 @@ def over_pages(pages: int, work: Callable[[Iterator[int]], None]) -> None:
                 job.result()
         finally:
             torch.set_num_threads(workers)
+
+
+LOG = logging.getLogger("mergekit_darwin")
+
+
+class Work:
+    """The elements that a process has worked on, and whether numba is worth its start.
+
+    Getting numba ready takes the better part of a second even where its code lies on
+    disk: in that time torch has merged or counted some hundred million elements.
+    """
+
+    def __init__(self, worth: int = 1 << 27):
+        self.worth = worth
+        self._done = 0
+
+    def module(self, name: str, elements: int) -> ModuleType | None:
+        """Add elements to the work; return a module of compiled code once it pays.
+
+        None before that, and where numba cannot be had: torch gives the same bits.
+        """
+        self._done += elements
+        return _module(name) if self._done >= self.worth else None
+
+
+WORK = Work()
+
+
+@lru_cache(maxsize=4)
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"mergekit_darwin.kernel.{name}")
+    except Exception as error:  # no numba for this Python, no place for its cache, ...
+        reason = str(error).partition("\n")[0]
+        LOG.info("torch does numba's work (%s), which cannot: %s", name, reason)
+        return None
+
+
+def kept_on_disk(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function for use by many threads; its machine code is kept.
+
+    In the user's cache folder, not beside the package as numba would: that may be
+    read-only, and what we write there would outlive an uninstallation. NUMBA_CACHE_DIR
+    goes first. Raises RuntimeError where nothing can be written.
+    """
+    from numba import config as settings
+    from numba import njit
+
+    config: Any = settings
+
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    before = config.CACHE_DIR
+    config.CACHE_DIR = before or str(Path(home) / "mergekit-darwin")
+    try:
+        compiled: Callable[..., Any] = njit(nogil=True, cache=True)(function)
+        return compiled
+    finally:
+        config.CACHE_DIR = before
