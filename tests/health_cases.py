@@ -256,6 +256,23 @@ def _rope(state: State, out: Path, family: Path) -> None:
     edit_config(out, rope_parameters=values)
 
 
+def _zero_rows(state: State, out: Path, family: Path) -> None:
+    state["model.layers.2.mlp.down_proj.weight"][8:16] = 0.0
+
+
+def _swap_two_heads(state: State, out: Path, family: Path) -> None:
+    heads = json.loads((out / "config.json").read_text())["num_attention_heads"]
+    name = "model.layers.4.self_attn.o_proj.weight"
+    split = state[name].clone().view(state[name].shape[0], heads, -1)
+    split[:, [0, 1]] = split[:, [1, 0]]
+    state[name] = split.reshape(state[name].shape)
+
+
+def _shift_last_rows(state: State, out: Path, family: Path) -> None:
+    rows = state["model.embed_tokens.weight"]
+    rows[-16:] = rows[-16:].roll(1, dims=0)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A fault, and the rules of which one at least must find it."""
@@ -278,6 +295,9 @@ BROKEN: dict[str, Broken] = {
     "q_proj with another head order": _case(_head_order, "turned", "stray"),
     "embedding rows permuted": _case(_permute_embedding, "turned", "stray"),
     "o_proj transposed": _case(_transpose, "turned", "stray"),
+    "eight rows zeroed": _case(_zero_rows, "lines"),
+    "two heads swapped in o_proj": _case(_swap_two_heads, "lines", "turned"),
+    "the last 16 embedding rows shifted": _case(_shift_last_rows, "lines"),
     "norms scaled by 3": _case(_norms_by_three, "norm_range", "stray"),
     "everything from the Father": _case(_all_father, "nothing_changed"),
     "everything from the base": _case(_all_base, "nothing_changed"),

@@ -80,10 +80,15 @@ class RayPool:
         try:
             _knock(address)
             self._ray.init(**given)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (
+            *(OSError, ValueError, RuntimeError),
+            self._ray.exceptions.RayError,
+        ) as error:
             raise DarwinError(
-                f"--ray-address must name a cluster that is up; {address} cannot be"
-                f" reached ({reason(error)}). See docs/cluster.md."
+                f"--ray-address must name a cluster that is up and that takes this"
+                f" driver; {address or 'a new one'} does not ({reason(error)})."
+                " RAY_AUTH_MODE and RAY_AUTH_TOKEN must be the same here and on every"
+                " node: see docs/cluster.md."
             ) from error
 
     def _actor(self) -> Any:

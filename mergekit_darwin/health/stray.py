@@ -10,8 +10,11 @@ import numpy.typing as npt
 import torch
 
 _CHUNK = 1 << 20  # elements; four float32 rows of it are 16 MiB
+_PIECE = 1 << 17  # elements whose rows and columns are looked at together, in cache
 _SAMPLE = 1 << 16  # elements looked at one by one
 _SMALLEST = 16  # elements; fewer give no statistics
+_FAR = 0.7  # of its norm, that a row or column may lie off; our choice
+_OFF = 4.0  # times the parents' changes of it, likewise
 _RANK_TOLERANCE = 1e-6  # directions weaker than this share are the same; our choice
 
 
@@ -27,7 +30,9 @@ class Stray:
     mean square anywhere; 1 if it has nothing to do with what the parents changed,
     near 0 for masks (DARE, TIES), which drop or scale parents' changes. turned: 1 -
     the largest cosine with father, mother, base; apart: the same between father and
-    mother. Source: our choice.
+    mother. rows, columns: how many of a matrix (its last dimension against all others)
+    lie off by themselves: that difference is over 0.7 of their norm and over four
+    times what the parents changed in them. Source: our choice.
     """
 
     distance: float
@@ -36,6 +41,8 @@ class Stray:
     turned: float
     apart: float
     based: bool
+    rows: int = 0
+    columns: int = 0
 
 
 def measure_stray(
@@ -66,6 +73,7 @@ def measure_stray(
     excess = max(0.0, math.sqrt(max(0.0, rest)) - rounding * max(norms[:2]))
     size = max(norms[:2])
     unit = max(_scale(gram), rounding * size)
+    rows, columns = _lines(given, mix) if child.ndim > 1 else (0, 0)
     return Stray(
         distance=excess / unit if unit > 0.0 else 0.0,
         share=excess / size if size > 0.0 else 0.0,
@@ -73,6 +81,8 @@ def measure_stray(
         turned=1.0 - max(_cosine(gram, 0, other) for other in range(1, len(given))),
         apart=1.0 - _cosine(gram, 1, 2),
         based=base is not None,
+        rows=rows,
+        columns=columns,
     )
 
 
@@ -138,6 +148,42 @@ def _scale(gram: npt.NDArray[np.float64]) -> float:
     father = gram[3, 3]
     mother = gram[2, 2] - 2 * gram[2, 3] + gram[3, 3]
     return math.sqrt(max(0.0, father + mother))
+
+
+def _lines(given: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """Return how many rows and columns lie off; of 16 elements and more only.
+
+    Damage of a few lines (a head, a token, a block of zeros) drowns in a whole matrix.
+    """
+    width = given[0].shape[-1]
+    height = given[0].numel() // width
+    if max(width, height) < _SMALLEST:
+        return 0, 0
+    wide = [row.detach().reshape(height, width) for row in given]
+    columns = torch.zeros((3, width), dtype=torch.float64, device=wide[0].device)
+    off = 0
+    for pieces in zip(*(row.split(max(1, _PIECE // width)) for row in wide), strict=True):
+        squares = _squares(list(pieces), mix)
+        columns += squares.sum(1, dtype=torch.float64)
+        off += int(_off(squares.sum(2)).sum()) if width >= _SMALLEST else 0
+    return off, int(_off(columns).sum()) if height >= _SMALLEST else 0
+
+
+def _squares(pieces: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> torch.Tensor:
+    """Return squares [3, *piece]: off the plane, the Father's, the parents' changes."""
+    father = pieces[1].float()
+    rest = pieces[0].float() - father
+    change = torch.zeros_like(rest)
+    for weight, other in zip(mix, pieces[2:], strict=True):
+        moved = other.float() - father
+        rest.sub_(moved, alpha=float(weight))
+        change.addcmul_(moved, moved)
+    return torch.stack([rest.square_(), father.square(), change])
+
+
+def _off(squares: torch.Tensor) -> torch.Tensor:
+    rest, father, change = squares
+    return (rest > _FAR**2 * father) & (rest > _OFF**2 * change) & (father > 0.0)
 
 
 def _calm(flat: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> float:

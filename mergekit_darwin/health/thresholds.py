@@ -32,6 +32,9 @@ class Thresholds:
     stray_floor: float = _line(0.25, "distance below which no tensor is an outlier")
     stray_floor_blind: float = _line(1.25, "the same where no base is known")
     stray_vector: float = _line(0.25, "for vectors too: that distance, over the norm")
+    lines: float = _line(0.01, "share of rows or columns far off that is an error")
+    grid: float = _line(0.6, "least distinct values, as share of the parents'")
+    quantised: float = _line(0.3, "most distance over the norm that a grid explains")
     calm: float = _line(0.5, "least change where parents agree, over change anywhere")
     turned: float = _line(0.5, "most cosine distance to the nearest parent or base")
     coarse_bits: float = _line(2.0, "unused low bits, above the parents', that alarm")
@@ -119,6 +122,14 @@ RULES: dict[str, Rule] = {
     ),
     "turned": Rule(
         "cosine distance to the nearest of parents and base, in [0, 2]", _MISPLACED
+    ),
+    "lines": Rule(
+        "rows or columns of a matrix that are far from the parents' (or zero)",
+        _MISPLACED,
+    ),
+    "quantised": Rule(
+        "distance of a tensor with fewer distinct values than the parents' have",
+        "Take the weights from before they were quantised, if there are any.",
     ),
     "coarse": Rule(
         "low mantissa bits that are zero in every element",

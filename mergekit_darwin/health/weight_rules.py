@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from mergekit_darwin.health.facts import TensorFacts
-from mergekit_darwin.health.report import Finding, Value, finding
-from mergekit_darwin.health.stray import Stray
-from mergekit_darwin.health.thresholds import Severity, Thresholds
+from mergekit_darwin.health.report import Finding, finding
+from mergekit_darwin.health.stray_rules import (
+    finding_of,
+    stray_findings,
+    usual_distances,
+)
+from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.kernel.profile import Profile
 
 _FEW = 64  # elements; fewer say nothing of precision or of duplicates; our choice
-_KINDS = 4  # tensors of a kind that make a median; our choice
-_APART = 4.0  # a child may turn this much more than the parents do; our choice
 _KIN = 0.5  # of the tensors that a child and a parent must share; our choice
 _NAMES = {"father": "Father", "mother": "Mother", "base": "base"}
 
@@ -35,17 +36,8 @@ def weight_findings(
         if not any(item.severity == "error" for item in first):
             for rule in _RULES:
                 found += rule(row, thresholds)
-            found += _stray(row, usual.get(row.kind), thresholds)
+            found += stray_findings(row, usual.get(row.kind), thresholds)
     return found + _duplicates(facts) + _unchanged(facts) + _no_parents(facts)
-
-
-def usual_distances(facts: Iterable[TensorFacts]) -> dict[str, float]:
-    """Return the median stray distance of each kind with at least four tensors."""
-    rows: dict[str, list[float]] = defaultdict(list)
-    for row in facts:
-        if row.stray is not None:
-            rows[row.kind].append(row.stray.distance)
-    return {k: statistics.median(v) for k, v in rows.items() if len(v) >= _KINDS}
 
 
 def count_facts(facts: Sequence[TensorFacts]) -> dict[str, int]:
@@ -64,12 +56,6 @@ def count_facts(facts: Sequence[TensorFacts]) -> dict[str, int]:
     }
 
 
-def _of(
-    row: TensorFacts, rule: str, severity: Severity, found: Value, expected: Value
-) -> Finding:
-    return finding(rule, severity, found, expected, layer=row.layer, tensor=row.name)
-
-
 def _parents(row: TensorFacts) -> list[Profile]:
     return [profile for profile in (row.father, row.mother) if profile is not None]
 
@@ -78,7 +64,7 @@ def _no_weight(row: TensorFacts) -> Iterable[Finding]:
     """Matrices of integers: quantised weights, or damage; nothing here can tell."""
     kind = row.dtypes.get("child", "float32")
     if "float" not in kind and len(row.shapes["child"]) > 1:
-        yield _of(row, "no_weight", "error", kind, "a floating-point type")
+        yield finding_of(row, "no_weight", "error", kind, "a floating-point type")
 
 
 def _broken(row: TensorFacts) -> Iterable[Finding]:
@@ -88,7 +74,7 @@ def _broken(row: TensorFacts) -> Iterable[Finding]:
         count = getattr(row.child, rule)
         if count:
             ours = any(getattr(profile, rule) for profile in _parents(row))
-            yield _of(row, rule, "error", count, "0 (a parent has them)" if ours else 0)
+            yield finding_of(row, rule, "error", count, "0 (a parent has them)" if ours else 0)
 
 
 def _dead(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
@@ -97,15 +83,15 @@ def _dead(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
         return
     if child.max_abs == 0.0:
         if all(profile.max_abs > 0.0 for profile in parents):
-            yield _of(row, "dead_tensor", "error", "all zero", "not so in the parents")
+            yield finding_of(row, "dead_tensor", "error", "all zero", "not so in the parents")
     elif child.std == 0.0:
         if all(profile.std > 0.0 for profile in parents):
-            yield _of(row, "dead_tensor", "error", "constant", "not so in the parents")
+            yield finding_of(row, "dead_tensor", "error", "constant", "not so in the parents")
     else:
         share = child.zeros / child.numel
         most = max(profile.zeros / max(1, profile.numel) for profile in parents)
         if share > thresholds.zeros + most:
-            yield _of(row, "zeros", "warning", share, f"at most {most:.3g}")
+            yield finding_of(row, "zeros", "warning", share, f"at most {most:.3g}")
 
 
 def _range(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
@@ -121,9 +107,9 @@ def _range(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
         if min(sizes) <= 0.0:
             continue
         if value > high * max(sizes):
-            yield _of(row, f"{rule}_range", "warning", value / max(sizes), expected)
+            yield finding_of(row, f"{rule}_range", "warning", value / max(sizes), expected)
         elif value < low * min(sizes):
-            yield _of(row, f"{rule}_range", "warning", value / min(sizes), expected)
+            yield finding_of(row, f"{rule}_range", "warning", value / min(sizes), expected)
 
 
 def _coarse(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
@@ -131,7 +117,7 @@ def _coarse(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
         return
     kept = max(row.unused_bits["father"], row.unused_bits["mother"])
     if row.unused_bits["child"] - kept >= max(1.0, thresholds.coarse_bits):
-        yield _of(row, "coarse", "error", row.unused_bits["child"], kept)
+        yield finding_of(row, "coarse", "error", row.unused_bits["child"], kept)
 
 
 def _shape(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
@@ -140,52 +126,14 @@ def _shape(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
     if {"child", "father", "mother"} <= set(shapes):
         wanted = {shapes["father"], shapes["mother"]}
         if len(wanted) == 1 and shapes["child"] not in wanted:
-            yield _of(row, "shape", "warning", str(shapes["child"]), str(*wanted))
-
-
-def _turned(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
-    stray = row.stray
-    if stray is None:
-        return
-    most = max(thresholds.turned, _APART * stray.apart)
-    if stray.turned > most:
-        yield _of(row, "turned", "error", stray.turned, f"at most {most:.3g}")
+            yield finding_of(row, "shape", "warning", str(shapes["child"]), str(*wanted))
 
 
 _RULES: tuple[Callable[[TensorFacts, Thresholds], Iterable[Finding]], ...] = (
     _range,
     _coarse,
     _shape,
-    _turned,
 )
-
-
-def _stray(
-    row: TensorFacts, usual: float | None, thresholds: Thresholds
-) -> Iterable[Finding]:
-    """Far from the parents' plane: by itself, or among the tensors of its kind.
-
-    Vectors (norms, biases) have too few elements for that alone: they must be far
-    off as a share of their norm too.
-    """
-    stray = row.stray
-    if stray is None:
-        return
-    vector = len(row.shapes["child"]) < 2
-    most = _most_distance(stray, None if vector else usual, thresholds)
-    if stray.distance <= most or (stray.based and stray.calm <= thresholds.calm):
-        return
-    if not vector or stray.share > thresholds.stray_vector:
-        yield _of(row, "stray", "error", stray.distance, f"at most {most:.3g}")
-
-
-def _most_distance(stray: Stray, usual: float | None, thresholds: Thresholds) -> float:
-    most, floor = thresholds.stray, thresholds.stray_floor
-    if not stray.based:
-        most, floor = thresholds.stray_blind, thresholds.stray_floor_blind
-    if usual is None:
-        return most
-    return min(most, max(floor, thresholds.stray_outlier * usual))
 
 
 def _duplicates(facts: Sequence[TensorFacts]) -> list[Finding]:
@@ -203,7 +151,7 @@ def _duplicates(facts: Sequence[TensorFacts]) -> list[Finding]:
         alike = first.father == row.father or first.mother == row.mother
         if first is not row and not alike:
             words = f"the same as layer {first.layer}"
-            found.append(_of(row, "duplicate", "error", words, "a layer of its own"))
+            found.append(finding_of(row, "duplicate", "error", words, "a layer of its own"))
     return found
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("ray")
@@ -26,6 +29,10 @@ from mergekit_darwin.evolve.run import evolve
 from tests import evolving
 
 
+# Given, since a node asks its agents for them only for some seconds, and then dies.
+PORTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -35,6 +42,8 @@ def free_port():
 def start(*words):
     """Start one `ray start` process that stays in the foreground; return it."""
     command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *words]
+    for port in (*PORTS, "metrics-export"):
+        command += [f"--{port}-port", str(free_port())]
     return subprocess.Popen(
         [*command, "--num-cpus", "1", "--disable-usage-stats"],
         stdout=subprocess.DEVNULL,
@@ -50,37 +59,49 @@ def stop(process):
         process.wait()
 
 
-def wait_for(address, nodes):
-    """Return once so many nodes are up."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
+def wait_for(address, count, process):
+    """Return whether so many nodes came up; the last of them is of this process."""
+    while process.poll() is None:
         try:
-            ray.init(address=address, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             alive = sum(node["Alive"] for node in ray.nodes())
             ray.shutdown()
-            if alive >= nodes:
-                return
-        except ConnectionError:
+            if alive >= count:
+                return True
+        except (ConnectionError, ray.exceptions.RpcError):
             pass
-        time.sleep(1)
+        time.sleep(2)
+    return False
+
+
+def start_node(nodes, address, *words):
+    """Start a node and add its process; again where a busy machine was too slow."""
+    for _ in range(4):
+        process = start(*words)
+        if wait_for(address, len(nodes) + 1, process):
+            nodes.append(process)
+            return
+        stop(process)
     raise TimeoutError("the nodes did not come up")
 
 
 @pytest.fixture
 def cluster():
     """Two nodes of one CPU each: (address, the process of the second)."""
-    port = free_port()
-    head = start("--head", "--port", str(port), "--include-dashboard", "false")
-    address, second = f"127.0.0.1:{port}", None
+    port, nodes = free_port(), []
+    address = f"127.0.0.1:{port}"
+    # where no other run on this machine takes it for its own
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     try:
-        wait_for(address, 1)
-        second = start("--address", address)
-        wait_for(address, 2)
-        yield address, second
+        head = ("--head", "--port", str(port), "--include-dashboard", "false")
+        start_node(nodes, address, *head, "--temp-dir", folder)
+        start_node(nodes, address, "--address", address)
+        yield address, nodes[1]
     finally:
         ray.shutdown()
-        for process in filter(None, (second, head)):
+        for process in reversed(nodes):
             stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.full
@@ -111,6 +132,29 @@ def test_a_node_that_is_killed_costs_no_candidate_and_changes_no_line(
     assert [left[i].timeless() for i in sorted(left)] == [
         right[i].timeless() for i in sorted(right)
     ]
+
+
+@pytest.mark.full
+def test_a_driver_with_another_token_is_told_what_must_agree(tmp_path, cluster):
+    """A process of its own, since Ray reads its token once."""
+    address, _ = cluster
+    family = evolving.write_family(tmp_path / "f")
+    (tmp_path / "evolve.yml").write_text(yaml.safe_dump(evolving.content(family)))
+    words = ["evolve.yml", "--storage-path", "run", "--quiet", "--strategy", "ray"]
+    run = subprocess.run(
+        [sys.executable, "-c", "from mergekit_darwin.cli.evolve import main; main()"]
+        + [*words, "--ray-address", address],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 1, run.stderr
+    lines = run.stderr.strip().splitlines()
+    assert len(lines) == 1, run.stderr
+    (line,) = lines
+    assert "RAY_AUTH_TOKEN" in line and address in line
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path):

@@ -26,6 +26,10 @@ from mergekit_darwin.kernel.profile import Profile
 LINES = Thresholds()
 SOUND = Profile(0.8, 0.1, 10.0, 0.5, 0, 10_000)
 NEAR = Stray(0.0, 0.0, 0.1, 0.01, 0.02, True)
+COARSE = replace(NEAR, distance=9.0, share=0.12, calm=1.0)
+FEWER, ALIKE = (
+    {"child": share, "father": 0.8, "mother": 0.8} for share in (0.06, 0.8)
+)
 
 
 def facts(
@@ -69,6 +73,14 @@ def test_a_sound_tensor_has_no_findings() -> None:
         ({"child": replace(SOUND, std=0.25)}, ("std_range", "warning")),
         ({"stray": replace(NEAR, turned=0.6)}, ("turned", "error")),
         ({"stray": replace(NEAR, distance=1.1, calm=0.9)}, ("stray", "error")),
+        ({"stray": replace(NEAR, rows=1)}, ("lines", "warning")),
+        ({"stray": replace(NEAR, columns=2)}, ("lines", "error")),
+        ({"stray": COARSE, "grids": FEWER}, ("quantised", "note")),
+        ({"stray": COARSE, "grids": ALIKE}, ("stray", "error")),
+        (
+            {"stray": replace(COARSE, share=0.4), "grids": FEWER},
+            ("stray", "error"),
+        ),
     ],
 )
 def test_each_fault_of_a_tensor_has_its_rule(

@@ -62,6 +62,20 @@ def test_good_merge_is_healthy(name: str, tmp_path: Path) -> None:
     assert (health.verdict, alarms(health)) == ("healthy", set())
 
 
+def test_four_bits_and_back_are_noted_and_no_more(tmp_path: Path) -> None:
+    father, mother = (cases.states(FAMILY, x) for x in ("father", "mother"))
+    state = {key: (father[key] + mother[key]) / 2 for key in father}
+    for name, row in state.items():
+        if row.ndim == 2 and "embed" not in name:
+            groups = row.float().reshape(-1, 32)
+            step = groups.abs().amax(1, keepdim=True) / 7
+            state[name] = ((groups / step).round() * step).view(row.shape).to(row)
+    child = cases.write_child(state, FAMILY, tmp_path / "child")
+    health = weights_only(child)
+    assert health.verdict == "healthy"
+    assert {item.rule for item in health.findings} >= {"quantised"}
+
+
 def test_a_parent_itself_is_only_found_to_be_unchanged() -> None:
     health = weights_only(FAMILY / "mother")
     assert alarms(health) == {"nothing_changed"}

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from mergekit_darwin.health.facts import distinct
 from mergekit_darwin.health.stray import Stray, measure_stray
 
 SIZE = (64, 128)
@@ -68,6 +69,24 @@ def test_a_row_permutation_is_turned_and_a_merge_is_not() -> None:
     assert stray(-child).turned == pytest.approx(2.0, abs=0.02)
 
 
+def test_rows_and_columns_that_lie_off_are_counted() -> None:
+    child = (FATHER + MOTHER) / 2
+    assert (stray(child).rows, stray(child).columns) == (0, 0)
+    zeroed, turned, swapped = child.clone(), child.clone(), child.clone()
+    zeroed[3:5] = 0.0
+    turned[:, 7] *= -1.0
+    swapped[[8, 9]] = child[[9, 8]]
+    found = [stray(row) for row in (zeroed, turned, swapped)]
+    assert [(row.rows, row.columns) for row in found] == [(2, 0), (0, 1), (2, 0)]
+    assert stray(zeroed, based=False).rows == 2
+
+
+def test_masks_of_whole_task_vectors_put_no_row_off() -> None:
+    keep = (normal(4) > 1.0) / 0.16
+    child = BASE + keep * (FATHER - BASE) + keep * (MOTHER - BASE)
+    assert (stray(child).rows, stray(child).columns) == (0, 0)
+
+
 def test_rounding_to_the_stored_type_is_no_distance() -> None:
     small = [BASE, BASE + normal(1, 1e-4), BASE + normal(2, 1e-4)]
     base, father, mother = (row.bfloat16() for row in small)
@@ -96,6 +115,20 @@ def test_identical_parents_and_child_have_no_distance() -> None:
     found = measure_stray(BASE, BASE, BASE, BASE)
     assert found == Stray(0.0, 0.0, found.calm, found.turned, found.apart, True)  # type: ignore[union-attr]
     assert found.turned == pytest.approx(0.0, abs=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [(256, 512), (4, 64, 64)])
+def test_four_bits_a_group_leave_few_distinct_values(shape: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(5)
+    plain = torch.randn(shape, generator=draw).bfloat16()
+    groups = plain.float().reshape(-1, 64)
+    step = groups.abs().amax(1, keepdim=True) / 7
+    coarse = ((groups / step).round() * step).reshape(shape).bfloat16()
+    assert distinct(plain) > 0.7
+    assert distinct(coarse) < 0.35
+    masked = plain * (torch.rand(shape, generator=draw) > 0.5)
+    assert distinct(masked) > 0.7  # zeros do not count
+    assert distinct(plain[..., 0].reshape(-1)) == 1.0
 
 
 def test_other_shapes_and_few_elements_are_not_compared() -> None:
