@@ -32,7 +32,7 @@ class Stray:
     the largest cosine with father, mother, base; apart: the same between father and
     mother. rows, columns: how many of a matrix (its last dimension against all others)
     lie off by themselves: that difference is over 0.7 of their norm and over four
-    times what the parents changed in them. Source: our choice.
+    times what the parents changed in them, or all their weight. Source: our choice.
     """
 
     distance: float
@@ -160,9 +160,11 @@ def _lines(given: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> tuple[int
     if max(width, height) < _SMALLEST:
         return 0, 0
     wide = [row.detach().reshape(height, width) for row in given]
-    columns = torch.zeros((3, width), dtype=torch.float64, device=wide[0].device)
+    columns = torch.zeros((4, width), dtype=torch.float64, device=wide[0].device)
     off = 0
-    for pieces in zip(*(row.split(max(1, _PIECE // width)) for row in wide), strict=True):
+    for pieces in zip(
+        *(row.split(max(1, _PIECE // width)) for row in wide), strict=True
+    ):
         squares = _squares(list(pieces), mix)
         columns += squares.sum(1, dtype=torch.float64)
         off += int(_off(squares.sum(2)).sum()) if width >= _SMALLEST else 0
@@ -170,20 +172,21 @@ def _lines(given: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> tuple[int
 
 
 def _squares(pieces: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> torch.Tensor:
-    """Return squares [3, *piece]: off the plane, the Father's, the parents' changes."""
-    father = pieces[1].float()
-    rest = pieces[0].float() - father
+    """Return squares [4, *piece]: off the plane, child, Father, parents' changes."""
+    child, father = (row.float() for row in pieces[:2])
+    rest = child - father
     change = torch.zeros_like(rest)
     for weight, other in zip(mix, pieces[2:], strict=True):
         moved = other.float() - father
         rest.sub_(moved, alpha=float(weight))
         change.addcmul_(moved, moved)
-    return torch.stack([rest.square_(), father.square(), change])
+    return torch.stack([rest.square_(), child.square(), father.square(), change])
 
 
 def _off(squares: torch.Tensor) -> torch.Tensor:
-    rest, father, change = squares
-    return (rest > _FAR**2 * father) & (rest > _OFF**2 * change) & (father > 0.0)
+    rest, child, father, change = squares
+    beyond = (rest > _OFF**2 * change) | (child == 0.0)
+    return (rest > _FAR**2 * father) & beyond & (father > 0.0)
 
 
 def _calm(flat: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> float:

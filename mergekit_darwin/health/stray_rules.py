@@ -84,9 +84,7 @@ def _most_distance(stray: Stray, usual: float | None, thresholds: Thresholds) ->
     return min(most, max(floor, thresholds.stray_outlier * usual))
 
 
-def _lines(
-    row: TensorFacts, stray: Stray, thresholds: Thresholds
-) -> Iterable[Finding]:
+def _lines(row: TensorFacts, stray: Stray, thresholds: Thresholds) -> Iterable[Finding]:
     """Single rows or columns far off: a warning for few of them, an error for many."""
     width = row.shapes["child"][-1]
     height = math.prod(row.shapes["child"]) // width if width else 0
@@ -95,5 +93,7 @@ def _lines(
         ("columns", stray.columns, width),
     ):
         if off:
-            severity: Severity = "error" if off > thresholds.lines * count else "warning"
+            severity: Severity = (
+                "error" if off > thresholds.lines * count else "warning"
+            )
             yield finding_of(row, "lines", severity, f"{off} of {count} {what}", 0)

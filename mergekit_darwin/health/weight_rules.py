@@ -74,7 +74,9 @@ def _broken(row: TensorFacts) -> Iterable[Finding]:
         count = getattr(row.child, rule)
         if count:
             ours = any(getattr(profile, rule) for profile in _parents(row))
-            yield finding_of(row, rule, "error", count, "0 (a parent has them)" if ours else 0)
+            yield finding_of(
+                row, rule, "error", count, "0 (a parent has them)" if ours else 0
+            )
 
 
 def _dead(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
@@ -83,10 +85,14 @@ def _dead(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
         return
     if child.max_abs == 0.0:
         if all(profile.max_abs > 0.0 for profile in parents):
-            yield finding_of(row, "dead_tensor", "error", "all zero", "not so in the parents")
+            yield finding_of(
+                row, "dead_tensor", "error", "all zero", "not so in the parents"
+            )
     elif child.std == 0.0:
         if all(profile.std > 0.0 for profile in parents):
-            yield finding_of(row, "dead_tensor", "error", "constant", "not so in the parents")
+            yield finding_of(
+                row, "dead_tensor", "error", "constant", "not so in the parents"
+            )
     else:
         share = child.zeros / child.numel
         most = max(profile.zeros / max(1, profile.numel) for profile in parents)
@@ -107,9 +113,13 @@ def _range(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
         if min(sizes) <= 0.0:
             continue
         if value > high * max(sizes):
-            yield finding_of(row, f"{rule}_range", "warning", value / max(sizes), expected)
+            yield finding_of(
+                row, f"{rule}_range", "warning", value / max(sizes), expected
+            )
         elif value < low * min(sizes):
-            yield finding_of(row, f"{rule}_range", "warning", value / min(sizes), expected)
+            yield finding_of(
+                row, f"{rule}_range", "warning", value / min(sizes), expected
+            )
 
 
 def _coarse(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
@@ -126,7 +136,9 @@ def _shape(row: TensorFacts, thresholds: Thresholds) -> Iterable[Finding]:
     if {"child", "father", "mother"} <= set(shapes):
         wanted = {shapes["father"], shapes["mother"]}
         if len(wanted) == 1 and shapes["child"] not in wanted:
-            yield finding_of(row, "shape", "warning", str(shapes["child"]), str(*wanted))
+            yield finding_of(
+                row, "shape", "warning", str(shapes["child"]), str(*wanted)
+            )
 
 
 _RULES: tuple[Callable[[TensorFacts, Thresholds], Iterable[Finding]], ...] = (
@@ -151,7 +163,9 @@ def _duplicates(facts: Sequence[TensorFacts]) -> list[Finding]:
         alike = first.father == row.father or first.mother == row.mother
         if first is not row and not alike:
             words = f"the same as layer {first.layer}"
-            found.append(finding_of(row, "duplicate", "error", words, "a layer of its own"))
+            found.append(
+                finding_of(row, "duplicate", "error", words, "a layer of its own")
+            )
     return found
 
 

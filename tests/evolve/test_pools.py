@@ -28,7 +28,6 @@ from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
 from tests import evolving
 
-
 # Given, since a node asks its agents for them only for some seconds, and then dies.
 PORTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
 
@@ -140,10 +139,10 @@ def test_a_driver_with_another_token_is_told_what_must_agree(tmp_path, cluster):
     address, _ = cluster
     family = evolving.write_family(tmp_path / "f")
     (tmp_path / "evolve.yml").write_text(yaml.safe_dump(evolving.content(family)))
+    code = "from mergekit_darwin.cli.evolve import main; main()"
     words = ["evolve.yml", "--storage-path", "run", "--quiet", "--strategy", "ray"]
     run = subprocess.run(
-        [sys.executable, "-c", "from mergekit_darwin.cli.evolve import main; main()"]
-        + [*words, "--ray-address", address],
+        [sys.executable, "-c", code, *words, "--ray-address", address],
         env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
         cwd=tmp_path,
         capture_output=True,

@@ -27,9 +27,7 @@ LINES = Thresholds()
 SOUND = Profile(0.8, 0.1, 10.0, 0.5, 0, 10_000)
 NEAR = Stray(0.0, 0.0, 0.1, 0.01, 0.02, True)
 COARSE = replace(NEAR, distance=9.0, share=0.12, calm=1.0)
-FEWER, ALIKE = (
-    {"child": share, "father": 0.8, "mother": 0.8} for share in (0.06, 0.8)
-)
+FEWER, ALIKE = ({"child": share, "father": 0.8, "mother": 0.8} for share in (0.06, 0.8))
 
 
 def facts(

@@ -76,8 +76,9 @@ def test_rows_and_columns_that_lie_off_are_counted() -> None:
     zeroed[3:5] = 0.0
     turned[:, 7] *= -1.0
     swapped[[8, 9]] = child[[9, 8]]
-    found = [stray(row) for row in (zeroed, turned, swapped)]
-    assert [(row.rows, row.columns) for row in found] == [(2, 0), (0, 1), (2, 0)]
+    found = [stray(row) for row in (zeroed, turned)]
+    assert [(row.rows, row.columns) for row in found] == [(2, 0), (0, 1)]
+    assert stray(swapped).rows == 2
     assert stray(zeroed, based=False).rows == 2
 
 
