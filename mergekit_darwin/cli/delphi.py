@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 import click
@@ -100,7 +101,8 @@ def main(
     for name in ("gen_kwargs", "model_args"):
         given[name] = _pairs(given[name], name)
     names = [name for name in tasks.split(",") if name]
-    with harness.quiet() if quiet else nullcontext():
+    # The harness prints what size of batch it found: stdout is the report's.
+    with redirect_stdout(sys.stderr), harness.quiet() if quiet else nullcontext():
         report = md.consensus(model, names, out, **given)
     if as_json:
         import json

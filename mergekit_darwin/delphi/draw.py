@@ -14,7 +14,7 @@ from typing import Any
 
 from mergekit_darwin.delphi.answers import Reader, read, score
 from mergekit_darwin.delphi.samples import Key, Sample, Samples, sampled
-from mergekit_darwin.delphi.servers import answering, generated
+from mergekit_darwin.delphi.servers import answering, generated, untouched
 from mergekit_darwin.delphi.vote import Plan, replay
 
 CALL = 512  # requests in one call at most: full batches, and all that a kill can lose
@@ -159,7 +159,7 @@ def greedy(inner: Any, items: Sequence[Item], log: Samples) -> None:
     for first in range(0, len(missing), CALL):
         part = missing[first : first + CALL]
         with answering(inner):
-            texts = list(inner.generate_until([item.request for item, _ in part]))
+            texts = untouched(inner, [item.request for item, _ in part])
         log.keep(_samples(inner, part, texts, stage=0))
 
 

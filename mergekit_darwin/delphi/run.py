@@ -26,6 +26,7 @@ from mergekit_darwin.files import write_whole
 from mergekit_darwin.locks import locked
 from mergekit_darwin.models.config import check_files
 from mergekit_darwin.models.harness import load_tasks, open_model, quiet
+from mergekit_darwin.models.opened import check_device
 from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")
@@ -102,6 +103,8 @@ def consensus(
     with locked(folder, "--out"):
         inner = _opened(model, options) if isinstance(model, str) else model
         check_server(inner, chats=options.apply_chat_template)
+        if options.apply_chat_template:
+            _check_template(inner, _name(model))
         items = [item for reader in readers for item in _items(reader, inner, options)]
         settings = _settings(model, options, items)
         keep_settings(folder, settings)
@@ -150,6 +153,8 @@ def _opened(model: str, options: Options) -> Any:
                 " and batch size are options of their own."
             )
     given = {"pretrained": model, **options.model_args}
+    if options.model_type == "hf" and options.device:
+        check_device(options.device)
     if options.model_type == "hf" and options.device == "cpu":
         given.setdefault("dtype", "float32")  # as evolve measures on a CPU
     return open_model(
@@ -160,10 +165,25 @@ def _opened(model: str, options: Options) -> Any:
     )
 
 
+def _check_template(inner: Any, named: str) -> None:
+    """Refuse chats of a model whose tokenizer, where there is one, has no template."""
+    tokenizer = getattr(inner, "tokenizer", None)
+    if hasattr(tokenizer, "chat_template") and not tokenizer.chat_template:
+        raise DarwinError(
+            f"--apply-chat-template needs a model with a chat template; {named} has"
+            " none. Leave it out, or give its tokenizer one."
+        )
+
+
+def _name(model: str | Any) -> str:
+    return model if isinstance(model, str) else type(model).__name__
+
+
 def _items(reader: Reader, inner: Any, options: Options) -> list[Item]:
     """Return a task's requests, as the harness itself would build them."""
     chat = options.apply_chat_template
-    with quiet():
+    words = f"{reader.name}: the harness must make a request of every item"
+    with quiet(), about(words):
         reader.task.build_all_requests(
             limit=options.limit,
             system_instruction=options.system_instruction,
@@ -185,7 +205,6 @@ def _settings(
     model: str | Any, options: Options, items: Sequence[Item]
 ) -> dict[str, Any]:
     """Return all that decides which samples are drawn."""
-    named = model if isinstance(model, str) else type(model).__name__
     tasks: dict[str, Any] = {}
     for item in items:
         mark = tasks.setdefault(item.reader.name, hashlib.sha256())
@@ -194,7 +213,7 @@ def _settings(
         mark.update(json.dumps(content, default=str, sort_keys=True).encode())
     digests = {name: mark.hexdigest()[:16] for name, mark in tasks.items()}
     rest = options.model_dump(mode="json", exclude={"include_path"})
-    return {"model": named, "tasks": digests, **rest}
+    return {"model": _name(model), "tasks": digests, **rest}
 
 
 def _write(report: Report, folder: Path) -> None:

@@ -62,6 +62,17 @@ def generated(inner: Any, requests: Sequence[Any]) -> list[str]:
         return [text for (text,) in texts]
 
 
+def untouched(inner: Any, requests: Sequence[Any]) -> list[str]:
+    """Return a text a request, asked as the harness asks.
+
+    A server's first request goes alone: where nobody answers one says so, and not all
+    that may be under way at once.
+    """
+    first = 1 if _is_server(inner) and inner._concurrent > 1 else 0
+    parts = (requests[:first], requests[first:])
+    return [text for part in parts if part for text in inner.generate_until(part)]
+
+
 @contextmanager
 def answering(inner: Any) -> Iterator[None]:
     """Say in one line what a server did not answer; a model's own errors pass."""

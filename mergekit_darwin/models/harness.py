@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, about, nearest
@@ -106,7 +107,10 @@ def open_model(
         )
     rest = {"batch_size": batch_size, "device": device}
     named = args.get("pretrained") or args.get("model") or kind
-    with about(f"{named} cannot be opened as {kind}"), whole_models():
+    hint = ""
+    if "pretrained" in args and not Path(named).is_dir():
+        hint = "No folder here has that name: it was taken for one of the hub's."
+    with about(f"{named} cannot be opened as {kind}", hint), whole_models():
         return get_model(kind).create_from_arg_obj(dict(args), rest)
 
 

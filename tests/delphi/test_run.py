@@ -187,6 +187,27 @@ def test_a_folder_that_is_no_run_s_is_refused_and_left_as_it_was(
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_chats_of_a_model_without_a_template_are_refused_by_name(folder, tmp_path):
+    from tests import tiny
+
+    model = str(tiny.tiny_llama(tmp_path / "model", 1))
+    with pytest.raises(DarwinError, match=r"needs a model with a chat template; .*mod"):
+        ran(folder, tmp_path / "out", model, apply_chat_template=True)
+
+
+def test_a_model_that_is_no_folder_is_said_to_be_none(folder, tmp_path):
+    with pytest.raises(DarwinError, match=r"nowhere cannot be.*No folder here has"):
+        ran(folder, tmp_path / "out", "nowhere")
+
+
+def test_a_task_whose_items_make_no_request_is_named(tmp_path):
+    text = "{{1 / (6 - question|length)}}"  # fails at the second
+    docs = [DOCS[0], DOCS[10]]
+    tasks = write_task(tmp_path / "tasks", docs, doc_to_text=text)
+    with pytest.raises(DarwinError, match=r"^sums: the harness must make a request"):
+        ran(tasks, tmp_path / "out")
+
+
 def test_a_folder_that_cannot_be_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(DarwinError, match=r"--out must be a folder.*file is none"):
@@ -280,6 +301,30 @@ def test_the_command_asks_a_model_type_of_the_harness(folder, tmp_path):
     assert report["tasks"]["sums"]["items"] == 3
     assert report["tasks"]["sums"]["abstained"] == 1.0
     assert report["tasks"]["sums"]["scores"]["stopped vote"]["mean"] == 0.0
+
+
+def test_stdout_is_the_report_s_whatever_the_harness_prints(
+    folder, tmp_path, monkeypatch
+):
+    """With --batch-size auto it prints the size that it found."""
+    from click.testing import CliRunner
+
+    from mergekit_darwin.cli.delphi import main
+
+    def chatty(*_, **__):
+        print("Determined Largest batch size: 64")
+        return Stub(numbers(SHARES))
+
+    monkeypatch.setattr(delphi_run, "open_model", chatty)
+    line = ("m", "--tasks", "sums", "--include-path", str(folder), "--json")
+    run = CliRunner().invoke(main, [*line, "--out", str(tmp_path / "out")])
+    assert json.loads(run.stdout)["tasks"]["sums"]["items"] == ITEMS
+    assert "Determined" in run.stderr
+
+
+def test_a_device_that_is_not_there_is_named(folder, tmp_path):
+    with pytest.raises(DarwinError, match=r"--device.*cuda:77"):
+        ran(folder, tmp_path / "out", "nowhere", device="cuda:77")
 
 
 def test_options_of_the_command_are_those_of_python():

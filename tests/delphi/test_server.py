@@ -93,6 +93,16 @@ def test_a_run_whose_server_died_goes_on_with_what_is_left(folder, tmp_path):
     assert len(server.asked) == stub.asked + 3
 
 
+def test_where_nobody_answers_one_request_says_so(folder, tmp_path, caplog):
+    with serving(numbers(SHARES)) as server:
+        server.limit = 0
+        with pytest.raises(DarwinError, match="must answer every request"):
+            by_server(*(folder, tmp_path, server), model_args={"num_concurrent": 4})
+        assert server.busiest == 1
+    failed = [row for row in caplog.records if row.levelname == "ERROR"]
+    assert len(failed) == 1  # the harness's own, of its one try
+
+
 def test_chats_reach_a_server_as_turns(folder, tmp_path):
     chat = {"apply_chat_template": True}
     expected, _ = by_stub(folder, tmp_path / "stub", CHATS, **chat)
