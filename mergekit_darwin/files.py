@@ -156,10 +156,10 @@ def read_lines(
     No file, no documents. Raises DarwinError, naming the line, for any other that is
     no such document: kind says what, advice what to do.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     found = []
-    rows = path.read_bytes().split(b"\n")
+    rows = read_bytes(path, f"{path} cannot be read").split(b"\n")
     for number, row in enumerate(rows[:-1], start=1):
         try:
             found.append(schema.model_validate_json(row))

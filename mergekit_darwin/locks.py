@@ -23,7 +23,7 @@ def locked(folder: Path, option: str) -> Iterator[None]:
 
     Its file `lock` says who. Raises DarwinError if another process has it.
     """
-    with (folder / "lock").open("a+") as stream:
+    with regular(folder / "lock").open("a+") as stream:
         if not _alone(stream.fileno()):
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
@@ -36,6 +36,16 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         stream.write(str(os.getpid()))
         stream.flush()
         yield
+
+
+def regular(path: Path) -> Path:
+    """Return a path at which a regular file or nothing is. Raises DarwinError."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise DarwinError(
+            f"{path} must be a regular file, as a run writes it; take away what is"
+            " there."
+        )
+    return path
 
 
 _OURS: WeakValueDictionary[str, Hold] = WeakValueDictionary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import logging
 import os
 import sys
@@ -159,6 +160,8 @@ def setup_logging(verbose: int, quiet: bool) -> None:
 
     Other libraries' messages show from -vv on, and their warnings from -v on.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no character stops a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     levels = (logging.WARNING, logging.INFO, logging.DEBUG)
     ours = logging.ERROR if quiet else levels[min(verbose, 2)]
     theirs = (logging.ERROR, logging.WARNING, logging.DEBUG)[min(verbose, 2)]

@@ -63,9 +63,10 @@ def scan_parents(
     is. Raises DarwinError, leaving no report behind.
     """
     from mergekit_darwin.ratios.report_picture import draw
-    from mergekit_darwin.scan.run import scan
+    from mergekit_darwin.scan.run import check_out, scan
 
     options = _running(running)
+    check_out(Path(out))
     return scan(
         father,
         mother,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, about, some
-from mergekit_darwin.files import write_whole
+from mergekit_darwin.files import read_text, write_whole
 
 SETTINGS_NAME = "settings.json"
 _ALWAYS = {"model", "tasks", "samples", "stage", "risk"}  # keys of every run's settings
@@ -36,8 +36,8 @@ def claim(folder: Path) -> None:
 
 def _begun(settings: Path) -> bool:
     """Return whether a file holds settings of a run, whatever they are."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(settings.read_text(encoding="utf-8"))
+    with suppress(DarwinError, ValueError, RecursionError):
+        found = json.loads(read_text(settings, "unread"))
         return isinstance(found, dict) and found.keys() >= _ALWAYS
     return False
 
@@ -56,7 +56,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         return
-    before = dict(json.loads(path.read_text(encoding="utf-8")))
+    before = dict(json.loads(read_text(path, f"{path} cannot be read")))
     now = json.loads(json.dumps(settings))
     for key in now:
         if before.get(key) != now[key]:

@@ -18,6 +18,7 @@ from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
 from mergekit_darwin.evolve.refits import given_texts
 from mergekit_darwin.evolve.tasks import TaskSet
 from mergekit_darwin.evolve.workers import Worker
+from mergekit_darwin.merge.checks import check_keys
 from mergekit_darwin.merge.headers import fit_of
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
@@ -83,11 +84,12 @@ def check_models(config: EvolveConfig, worker: Worker) -> dict[str, Checkpoint]:
     models = {
         role: open_checkpoint(name, worker.merging) for role, name in names.items()
     }
+    check_keys({"tokenizer": config.tokenizer})
     roles = Roles(config.base_model or config.father, config.father, config.mother)
     settings = MergeSettings(operator=config.operator)
     head = {
         key: getattr(config, key)
-        for key in ("dtype", "tokenizer", "tokenizer_source")
+        for key in ("dtype", "tokenizer", "tokenizer_source", "chat_template")
         if getattr(config, key)
     }
     text = genome_yaml(Common(roles, settings, head), make_genome({}))

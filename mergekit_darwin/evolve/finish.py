@@ -27,7 +27,7 @@ from mergekit_darwin.files import sync, write_whole
 from mergekit_darwin.health.report import Health
 from mergekit_darwin.health.run import check
 from mergekit_darwin.merge.yaml import genome_yaml, merge_to, uniform_yamls
-from mergekit_darwin.models.manifest import MANIFEST, damage, seal
+from mergekit_darwin.models.manifest import MANIFEST, damage, seal, set_aside
 from mergekit_darwin.ratios.genome import Genome, genome_json, make_genome
 from mergekit_darwin.refit.report import read_refit
 
@@ -123,15 +123,15 @@ def make_final_model(run: Finished, trust_remote_code: bool) -> None:
         if found is None:
             return
         LOG.warning("The final model is made again: %s", found)
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
     if run.chosen is not None:
         shutil.copytree(run.chosen.folder, aside)
     else:
         options = MergeOptions(quiet=True, trust_remote_code=trust_remote_code)
         merge_to(source[0].read_text(encoding="utf-8"), aside, options)
     seal(aside)
-    if final.exists():
-        shutil.rmtree(final)
+    set_aside(final)
     aside.rename(final)
     sync(run.folder)
 

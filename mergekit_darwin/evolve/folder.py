@@ -50,7 +50,8 @@ def scratch_of(folder: Path, given: str | None) -> str:
         mark = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
         scratch = Path(given).resolve() / f"mergekit-darwin-{mark}"
     for left in scratch.glob("candidate-*"):
-        shutil.rmtree(left)
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
     return str(scratch)
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.files import write_whole
+from mergekit_darwin.errors import DarwinError, about, plain
+from mergekit_darwin.files import parse_json, read_text, write_whole
 
 Kind = Literal["choices", "completion"]
 _KEYS: dict[Kind, tuple[str, ...]] = {
     "choices": ("question", "choices", "answer"),
     "completion": ("prompt", "completion"),
+}
+
+_NUMBERS = {  # which the harness's templates show as they stand
+    **dict.fromkeys(("prompt", "completion", "question"), (str, int, float)),
+    "answer": (str, int),
 }
 
 _CONFIG = """\
@@ -73,7 +79,7 @@ def write_config(
         raise DarwinError("--items must have different names: each is a task.")
     made = {folder / f"{name}.yaml": _task(name, file) for name, file in tasks.items()}
     for path in (out, *made):
-        if path.exists():
+        if os.path.lexists(path):
             raise DarwinError(f"{path} is there already; --init overwrites nothing.")
     names = [_entry(task) for task in made.values()]
     names = names or ["  - my_task   # write it first"]
@@ -83,14 +89,15 @@ def write_config(
         else ("# base_model: their common ancestor; with it far more can be gained")
     )
     text = _CONFIG.format(
-        name=out.name,
+        name=plain(out.name),
         father=_quoted(father),
         mother=_quoted(mother),
         base=base_line,
         tasks=folder.name,
         names="\n".join(names),
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    with about(f"{folder} must be a folder that can be written"):
+        folder.mkdir(parents=True, exist_ok=True)
     for path, content in made.items():
         write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     write_whole(out, text)
@@ -100,16 +107,33 @@ def write_config(
 def _entry(task: dict[str, Any]) -> str:
     """Return a task's line of the config."""
     metric = task["metric_list"][0]["metric"]
-    name = task["task"]
+    name = _scalar(task["task"])
     return (
         f"  - {name}" if metric == "acc" else f"  - {{name: {name}, metric: {metric}}}"
     )
 
 
 def _quoted(value: str) -> str:
-    """Return a model as YAML text, a path made absolute."""
-    model = os.path.abspath(value) if os.path.exists(value) else value
-    return yaml.safe_dump(model, allow_unicode=True, width=10**6).splitlines()[0]
+    """Return a model as YAML text, a path made absolute.
+
+    Raises DarwinError for a path at which nothing is.
+    """
+    if os.path.exists(value):
+        return _scalar(os.path.abspath(value))
+    if not value.strip() or value.startswith((".", "~", os.sep)):
+        raise DarwinError(
+            f"--init takes models that are there, or names on the hub; got {value!r}."
+        )
+    return _scalar(value)
+
+
+def _scalar(text: str) -> str:
+    """Return a text as YAML reads it again, on one line whatever is in it."""
+    style = '"' if "\n" in text or "\r" in text else None
+    shown = yaml.safe_dump(
+        text, allow_unicode=True, width=math.inf, default_style=style
+    )
+    return str(shown).splitlines()[0]
 
 
 def _task_name(file: Path) -> str:
@@ -126,72 +150,112 @@ def _task(name: str, file: Path) -> dict[str, Any]:
         "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
-    kind, by_index = _kind_of(file)
-    if kind == "choices":
+    items = _read_items(file)
+    if items.kind == "choices":
+        target = "answer" if items.by_index else "{{choices.index(answer)}}"
         return head | {
             "output_type": "multiple_choice",
             "doc_to_text": "{{question}}",
             "doc_to_choice": "choices",
-            "doc_to_target": "answer" if by_index else "{{choices.index(answer)}}",
+            "doc_to_target": target,
             "target_delimiter": " ",
             "metric_list": [{"metric": "acc"}],
         }
+    until: dict[str, Any] = {"until": ["\n"], "do_sample": False}
+    until["max_gen_toks"] = max(64, items.longest)  # a token is a byte or more
     return head | {
         "output_type": "generate_until",
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{completion}}",
         "target_delimiter": "",
-        "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 64},
+        "generation_kwargs": until,
         "metric_list": [{"metric": "exact_match", "ignore_case": True}],
     }
 
 
-def _kind_of(file: Path) -> tuple[Kind, bool]:
-    """Return what the items of a file are, and whether answers are indices."""
-    rows: list[dict[str, Any]] = []
-    kind: Kind | None = None
+@dataclass(frozen=True)
+class _Items:
+    """What an items file holds; longest is the most bytes of a completion."""
+
+    kind: Kind
+    by_index: bool
+    longest: int
+
+
+def _read_items(file: Path) -> _Items:
+    """Return what a file's items are. Raises DarwinError for the first that is none."""
+    kinds: set[Kind] = set()
+    shapes: dict[str, type] = {}
+    longest = 0
     for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
-        row, where = _object(line), f"{file}, line {number}"
-        fits = [key for key, names in _KEYS.items() if row and set(names) <= row.keys()]
-        if row is None or not fits or kind not in (None, fits[0]):
+        where = f"{file}, line {number}"
+        row = _object(line, where)
+        fits = [key for key, names in _KEYS.items() if set(names) <= row.keys()]
+        kinds |= set(fits[:1])
+        if not fits or len(kinds) > 1:
             raise DarwinError(
                 f"{where}: an item must have prompt and completion, or question,"
                 " choices and answer, the same in the whole file."
             )
-        kind = fits[0]
-        if kind == "choices":
+        for name in _KEYS[fits[0]]:
+            _check_value(name, row[name], shapes, where)
+        if fits[0] == "choices":
             _check_answer(row, where)
-        rows.append(row)
-    if kind is None:
+        longest = max(longest, len(str(row.get("completion", "")).encode()))
+    if not kinds:
         raise DarwinError(f"{file} must hold items, one JSON object a line.")
-    kinds = {isinstance(row.get("answer"), int) for row in rows}
-    if len(kinds) > 1:
-        raise DarwinError(f"{file}: answers must be all indices or all texts.")
-    return kind, kinds == {True}
+    return _Items(kinds.pop(), shapes.get("answer") is int, longest)
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DarwinError(f"--items: cannot read {file} ({error}).") from None
+    return read_text(file, f"--items: cannot read {file}").split("\n")
 
 
-def _object(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+def _object(line: str, where: str) -> dict[str, Any]:
+    with about(f"{where} must be an item, one JSON object"):
+        row = parse_json(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"it is {type(row).__name__}")
+    return row
+
+
+def _check_value(name: str, value: Any, shapes: dict[str, type], where: str) -> None:
+    """Refuse what the harness would ask or score wrongly: it makes text of anything.
+
+    shapes are the types found so far: a column of the harness's table has one.
+    """
+    texts = value if name == "choices" and isinstance(value, list) else [value]
+    allowed = _NUMBERS.get(name, (str,))
+    for text in texts:
+        odd = isinstance(text, float) and not math.isfinite(text)
+        if type(text) not in allowed or text == "" or odd:
+            rest = " or a number" * (len(allowed) > 1)
+            raise DarwinError(
+                f"{where}: {name} must be a text of some length{rest}; got {text!r}."
+            )
+        if shapes.setdefault(name, type(text)) is not type(text):
+            raise DarwinError(
+                f"{where}: {name} must be of one kind in the whole file, not"
+                f" {shapes[name].__name__} before and now {text!r}."
+            )
+        with about(f"{where}: {name} must be text"):
+            str(text).encode()
+    if name == "completion" and "\n" in str(value):
+        raise DarwinError(
+            f"{where}: completion must be one line, as answers end with the line; got"
+            f" {value!r}. Write the task's YAML by hand for longer ones."
+        )
 
 
 def _check_answer(row: dict[str, Any], where: str) -> None:
     choices, answer = row["choices"], row["answer"]
     if not isinstance(choices, list) or len(choices) < 2:
         raise DarwinError(f"{where}: choices must be a list of at least two.")
-    index = isinstance(answer, int) and not isinstance(answer, bool)
+    if len(set(choices)) < len(choices):
+        raise DarwinError(f"{where}: choices must differ from each other.")
+    index = isinstance(answer, int)
     if not (0 <= answer < len(choices) if index else answer in choices):
         raise DarwinError(
             f"{where}: answer must be one of the choices or its index from 0; got"

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -32,7 +32,7 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    index: int
+    index: Annotated[int, Field(ge=0)]
     phase: Phase
     generation: int
     name: str
@@ -40,7 +40,7 @@ class Evaluation(BaseModel):
     genome_hash: str | None = None
     proxy: FiniteFloat | None = None
     score: FiniteFloat | None = None
-    tasks: dict[str, dict[str, float | int | None]] = {}
+    tasks: dict[str, dict[str, FiniteFloat | int | None]] = {}
     items: str | None = None
     merge_s: float | None = None
     eval_s: float | None = None
@@ -50,6 +50,19 @@ class Evaluation(BaseModel):
     def timeless(self) -> dict[str, Any]:
         """Return this line without its times: what a replay must meet again."""
         return self.model_dump(exclude={"merge_s", "eval_s"})
+
+    def fault(self, asked: set[str]) -> str | None:
+        """Return what no line of a measurement of these tasks would say, if it does."""
+        if self.phase in ("proxy", "stop"):
+            return None
+        if (self.score is None) == (self.error is None):
+            return "must have either a score or an error"
+        keys = [{"stderr", "n"} < set(row) for row in self.tasks.values()]
+        if self.score is not None and not (keys and all(keys)):
+            return "must have a metric, its stderr and n of every task"
+        if self.score is not None and set(self.tasks) != asked:
+            return "must be of the same tasks as those of the same items before"
+        return None
 
     def value(self, task: str) -> float:
         """Return a task's metric."""
@@ -135,9 +148,17 @@ def read_log(path: Path) -> dict[int, Evaluation]:
     """
     lines: dict[int, Evaluation] = {}
     advice = "Restore the file, or start with another --storage-path."
+    asked: dict[str | None, set[str]] = {}
     for line in read_lines(path, Evaluation, "evaluation", advice):
         if line.index in lines:
-            raise DarwinError(f"{path} has two lines of index {line.index}.")
+            raise DarwinError(
+                f"{path} must have one line of each index; it has two of index"
+                f" {line.index}. {advice}"
+            )
+        known = set(line.tasks)
+        wrong = line.fault(asked.setdefault(line.items, known) if known else known)
+        if wrong is not None:
+            raise DarwinError(f"{path}: evaluation {line.index} {wrong}. {advice}")
         lines[line.index] = line
     return lines
 

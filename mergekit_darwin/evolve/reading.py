@@ -106,6 +106,9 @@ def _absolute(config: EvolveConfig, folder: Path) -> EvolveConfig:
     changes: dict[str, Any] = {
         name: place(getattr(config, name)) for name in (*paths, *ours)
     }
+    if config.tokenizer is not None and isinstance(config.tokenizer.get("source"), str):
+        source = place(config.tokenizer["source"])
+        changes["tokenizer"] = {**config.tokenizer, "source": source}
     changes["include_path"] = [
         os.path.normpath(folder / os.path.expanduser(part))
         for part in config.include_path

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, about
+from pydantic import FiniteFloat, TypeAdapter
+
+from mergekit_darwin.errors import DarwinError, about, some
 from mergekit_darwin.evolve.log import (
     LOG_NAME,
     Candidate,
@@ -22,9 +24,10 @@ from mergekit_darwin.evolve.log import (
     check_fits,
 )
 from mergekit_darwin.evolve.pools import Job, Pool
-from mergekit_darwin.files import read_text, write_whole
+from mergekit_darwin.files import read_bytes, write_whole
 
 LOG = logging.getLogger("mergekit_darwin")
+_SAMPLES = TypeAdapter(dict[str, list[FiniteFloat]])
 
 
 class Interrupted(Exception):
@@ -45,11 +48,23 @@ class Record:
         told: Callable[[Evaluation], None] = lambda line: None,
     ):
         self.log = EvaluationLog(folder / LOG_NAME)
+        self._refuse_other_items(digests["search"])
         self.next_index = 0
         self.told = told
         self._samples = folder / "heldout"
         self._pool, self._digests = pool, digests
         self._stopping = threading.Event()
+        self._asked: set[str] = set()  # tasks of which samples are kept
+
+    def _refuse_other_items(self, digest: str) -> None:
+        """Refuse a log of other items now, before a scan is made with them."""
+        first = self.log.lines.get(0)
+        if first is not None and first.items not in (None, digest):
+            raise DarwinError(
+                f"{self.log.path} must be of the items searched on; they, their metrics"
+                " or weights have changed since. Restore the tasks, or choose another"
+                " --storage-path."
+            )
 
     @property
     def seconds(self) -> float:
@@ -91,6 +106,16 @@ class Record:
             self.log.append(line)
         self.next_index = line.index + 1
         return self.log.lines[line.index]
+
+    def say_unused(self) -> None:
+        """Log which lines of the log a finished run has not asked for."""
+        unused = [index for index in self.log.lines if index >= self.next_index]
+        if unused:
+            LOG.warning(
+                "%s has lines that are not of this run: %s",
+                self.log.path,
+                some(map(str, unused)),
+            )
 
     def _again(self, line: Evaluation, twin: str | None) -> bool:
         """Log a merge that this run has measured before on the same items."""
@@ -136,11 +161,18 @@ class Record:
         return self._samples / f"{line.index}.json"
 
     def _with_samples(self, line: Evaluation) -> Evaluation:
-        if not self._file(line).exists():
+        if line.error is not None:
             return line
-        file = self._file(line)
-        with about(f"{file} must be the samples of evaluation {line.index}"):
-            samples = json.loads(read_text(file, f"{file} cannot be read"))
+        file, what = self._file(line), f"the samples of evaluation {line.index}"
+        with about(f"{file} must be {what}", "Restore it, or begin a new run."):
+            text = read_bytes(file, f"{file} cannot be read")
+            samples = _SAMPLES.validate_json(text)
+            for task, values in samples.items():
+                if len(values) != line.tasks[task]["n"]:
+                    raise ValueError(f"{task} has {len(values)} of them")
+            self._asked = self._asked or set(samples)
+            if set(samples) != self._asked:
+                raise ValueError("they are of other tasks than those before")
         return line.model_copy(update={"samples": samples})
 
     @contextmanager

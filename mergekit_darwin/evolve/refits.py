@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.tasks import TaskSet, probe_items, prompts
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.files import write_whole
-from mergekit_darwin.models.manifest import damage
+from mergekit_darwin.models.manifest import damage, set_aside
 from mergekit_darwin.refit.options import refit_options
 from mergekit_darwin.refit.report import RefitReport, read_refit
 from mergekit_darwin.refit.run import refit
@@ -120,10 +120,10 @@ def refit_merge(text: str, folder: Path, taught: Teaching, worker: Worker) -> No
     One that is there is kept only if it is of this YAML and these texts, and as its
     manifest says. Raises DarwinError where the family cannot be refitted.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         if _is_of(folder, text, taught):
             return
-        shutil.rmtree(folder)
+        set_aside(folder)
     options, config = worker.options, worker.config
     running = {"device": options.device, "trust_remote_code": options.trust_remote_code}
     with worker.merged(text) as merged:

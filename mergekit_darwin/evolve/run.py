@@ -36,7 +36,7 @@ from mergekit_darwin.evolve.reading import check_benchmarks
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet, shared_samples
 from mergekit_darwin.evolve.workers import Worker
-from mergekit_darwin.locks import locked
+from mergekit_darwin.locks import locked, regular
 
 LOG = logging.getLogger("mergekit_darwin")
 
@@ -140,6 +140,7 @@ def _go(
     write_report(run)
     write_html(run)
     write_card(run)
+    record.say_unused()
     _say_end(run)
     return run
 
@@ -154,7 +155,7 @@ def _say_end(run: Finished) -> None:
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     """Write everything that is said into a file as well."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(regular(path), encoding="utf-8")
     form = "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(form))
     before = LOG.level

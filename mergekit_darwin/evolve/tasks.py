@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, about, nearest
 from mergekit_darwin.evolve.config import EvolveConfig, TaskSetting
 from mergekit_darwin.evolve.log import Part
 from mergekit_darwin.models.harness import load_tasks, quiet
@@ -98,9 +98,15 @@ def _leaves(
         include_path=config.include_path,
         num_fewshot=config.num_fewshot,
     )
+    seen: dict[str, str] = {}
     for setting in settings:
         leaves = found[setting.name]
         for name, loaded in leaves.items():
+            if seen.setdefault(name, setting.name) != setting.name:
+                raise DarwinError(
+                    f"tasks: {name!r} must count once; it is in {seen[name]!r} and in"
+                    f" {setting.name!r}. Name one of them."
+                )
             named = setting.model_copy(update={"name": name})
             yield named, setting.weight / len(leaves), loaded
 
@@ -117,8 +123,19 @@ def _task(
             f"tasks: {setting.name!r} has no metric {name!r}.{nearest(name, better)}"
             f" It has {', '.join(better)}."
         )
+    with about(f"tasks: every item of {setting.name!r} must have a right choice"):
+        _check_choices(loaded, samples)
     sign = 1.0 if better[name] else -1.0
     return Task(setting.name, setting.metric, weight, sign, tuple(samples), loaded)
+
+
+def _check_choices(task: Any, samples: Sequence[int]) -> None:
+    """Raise ValueError for an item without a right choice: it could only be wrong."""
+    for i in samples if task.OUTPUT_TYPE == "multiple_choice" else ():
+        doc = task.eval_docs[i]
+        choices, gold = task.doc_to_choice(doc), gold_of(task, doc)
+        if not 0 <= gold < len(choices):
+            raise ValueError(f"the answer to item {i} is none of {choices}")
 
 
 def _task_set(tasks: Sequence[Task], config: EvolveConfig) -> TaskSet:

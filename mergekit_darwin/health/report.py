@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.files import read_document
 from mergekit_darwin.health.thresholds import RULES, Severity
 
@@ -131,6 +132,24 @@ def default_out(child: str, out: str | None) -> Path | None:
     if out is not None:
         return Path(out)
     return Path(child) if Path(child).is_dir() else None
+
+
+def check_out(folder: Path) -> None:
+    """Refuse to replace files of these names that no check of health wrote.
+
+    Raises DarwinError.
+    """
+    report, picture = folder / "health.json", folder / "health.png"
+    if report.is_file():
+        content = report.read_bytes()
+        foreign = report if b"mergekit-darwin/health" not in content else None
+    else:
+        foreign = picture if picture.exists() else None
+    if foreign is not None:
+        raise DarwinError(
+            f"health.json and health.png in --out must be ours; {foreign} is not. Name"
+            " another folder."
+        )
 
 
 def health_json(health: Health) -> str:

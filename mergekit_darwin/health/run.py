@@ -24,6 +24,7 @@ from mergekit_darwin.health.relatives import Relatives, open_relatives
 from mergekit_darwin.health.report import (
     Finding,
     Health,
+    check_out,
     finding,
     health_json,
     verdict_of,
@@ -31,7 +32,7 @@ from mergekit_darwin.health.report import (
 from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.models.checkpoint import Checkpoint
-from mergekit_darwin.models.manifest import MANIFEST, damage
+from mergekit_darwin.models.manifest import damage, has_manifest
 from mergekit_darwin.models.opened import ProbeOptions, merge_options, ties_head
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.probes import Probe, standard_probes
@@ -61,6 +62,8 @@ def check(
     ones. Raises DarwinError if a model cannot be opened or the parents are unknown.
     """
     probes = standard_probes() if probes is None else list(probes)
+    if out is not None:
+        check_out(Path(out))
     merging = merge_options(options)
     family = open_relatives(child, father, mother, base, verify, merging)
     options = _fitting(report, family, probes, options)
@@ -81,8 +84,8 @@ def check(
         measured=measured(probed),
     )
     if out is not None:
-        save_health_plot(health, out / "health.png")
         write_whole(out / "health.json", health_json(health))
+        save_health_plot(health, out / "health.png")
     return health
 
 
@@ -171,7 +174,7 @@ def _tokenizer_findings(
 def _manifest_findings(family: Relatives, verify: Verify) -> list[Finding]:
     """Return how the child's files differ from the manifest beside them, if any is."""
     folder = Path(family.checkpoints["child"].path)
-    if verify == "none" or not (folder / MANIFEST).exists():
+    if verify == "none" or not has_manifest(folder):
         return []
     words = damage(folder)
     if words is None:

@@ -10,6 +10,7 @@ from typing import Any
 from mergekit.architecture.base import ConfiguredModelArchitecture
 from mergekit.common import ModelReference
 from mergekit.config import InputModelDefinition, MergeConfiguration
+from mergekit.tokenizer.config import TokenizerConfig
 
 from mergekit_darwin.errors import DarwinError, about, nearest, some
 from mergekit_darwin.files import parse_yamls
@@ -176,6 +177,9 @@ def check_keys(document: Any) -> None:
         return
     known = {*MergeConfiguration.model_fields, "name"}  # name: mergekit-multi's
     _check(document, known, "at the top")
+    tokenizer = document.get("tokenizer")
+    if isinstance(tokenizer, Mapping):
+        _check_all(tokenizer, {*TokenizerConfig.model_fields}, "of the tokenizer")
     models = document.get("models")
     for model in models if isinstance(models, list) else ():
         if isinstance(model, Mapping):
@@ -194,6 +198,16 @@ def _check(given: Mapping[Any, Any], known: set[str], where: str) -> None:
         if near:
             raise DarwinError(f"mergekit knows no key {key!r} {where}.{near}")
         LOG.warning("mergekit ignores the key %r %s", key, where)
+
+
+def _check_all(given: Mapping[Any, Any], known: set[str], where: str) -> None:
+    """Refuse any key that is not known: its place holds nothing else."""
+    for key in given:
+        if key not in known:
+            raise DarwinError(
+                f"mergekit knows no key {key!r} {where}.{nearest(str(key), known)}"
+                f" Known: {', '.join(sorted(known))}."
+            )
 
 
 def _parameters(document: Mapping[Any, Any]) -> list[tuple[Any, Any]]:

@@ -30,6 +30,7 @@ from mergekit_darwin.errors import about
 from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
 from mergekit_darwin.merge.fit import check_fit
 from mergekit_darwin.merge.roles import Roles, roles_of
+from mergekit_darwin.merge.words import check_words
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
 from mergekit_darwin.models.plan import output_config, stored_name, without_config
 from mergekit_darwin.models.stream import module_names
@@ -49,6 +50,7 @@ def fit_of(
     for key in ("dtype", "out_dtype"):
         with about(f"{key} must be a type of torch's, as bfloat16"):
             dtype_from_name(getattr(config, key) or "float32")
+    check_words(config, options.trust_remote_code)
     rows: list[Finding] = []
     for roles in dict.fromkeys(all_roles(config)):
         found = _fit_of_roles(config, roles, options)

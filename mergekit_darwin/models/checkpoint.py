@@ -21,7 +21,7 @@ from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
-from mergekit_darwin.errors import DarwinError, reason, some
+from mergekit_darwin.errors import DarwinError, about, reason, some
 from mergekit_darwin.models.config import check_config, check_files
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
@@ -135,8 +135,16 @@ def _read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 def _is_row(item: tuple[str, object]) -> bool:
     name, row = item
-    keys = {"dtype", "shape", "data_offsets"}
-    return name == "__metadata__" or (isinstance(row, dict) and keys <= set(row))
+    if name == "__metadata__":
+        return True
+    if not isinstance(row, dict) or not isinstance(row.get("dtype"), str):
+        return False
+    shape, offsets = row.get("shape"), row.get("data_offsets")
+    numbers = all(
+        isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+        for value in (shape, offsets)
+    )
+    return numbers and len(offsets) == 2 and offsets[0] <= offsets[1]
 
 
 def _sample_file(
@@ -169,10 +177,26 @@ def _sum_file(file: Path, mark: hashlib._Hash) -> None:
 
 
 def parse_model(model: str | ModelReference) -> ModelReference:
-    """Return mergekit's reference of a model given as path, hub name, or model+lora."""
+    """Return mergekit's reference of a model given as path, hub name, or model+lora.
+
+    Raises DarwinError for a folder that mergekit would take for something else.
+    """
     if isinstance(model, ModelReference):
         return model
-    return ModelReference.parse(model)
+    _refuse_signs(model)
+    with about(f"{model!r} must name a model: a folder, or a name on the hub"):
+        model.encode()
+        return ModelReference.parse(model)
+
+
+def _refuse_signs(model: str) -> None:
+    """Refuse a folder whose name mergekit reads as something else."""
+    if set(model) & {"+", "@"} and os.path.exists(model):
+        raise DarwinError(
+            "A model's path must have neither + (a LoRA follows) nor @ (a revision"
+            f" does) in it, as mergekit reads it; got {model!r}. Rename the folder, or"
+            " give a link to it."
+        )
 
 
 def open_checkpoint(
@@ -183,6 +207,7 @@ def open_checkpoint(
     Raises DarwinError if there is no model at that place.
     """
     reference = parse_model(model)
+    _refuse_signs(str(reference))
     cache = LoaderCache()
     if options is not None:
         cache.setup(options)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, about, nearest
+from mergekit_darwin.errors import DarwinError, about, nearest, reason, some
+from mergekit_darwin.files import read_bytes
 from mergekit_darwin.models.loading import whole_models
 from mergekit_darwin.talk import silent
 
@@ -48,11 +51,21 @@ def _manager(include_path: Sequence[str], names: Sequence[str]) -> Any:
     from lm_eval.tasks import TaskManager
 
     folders = list(include_path)
-    with quiet():
+    for file in _yamls(folders):
+        if file.exists() and not file.is_file():
+            raise DarwinError(
+                f"include_path must hold regular files; {file} is none. Take it away."
+            )
+    with quiet(), about("The harness must find its tasks, each of a name that is text"):
         if folders:
             local = TaskManager(include_path=folders, include_defaults=False)
-            if all(_is_file(name) or name in local.all_tasks for name in names):
+            known = local.all_tasks
+            others = [
+                name for name in names if not _is_file(name) and name not in known
+            ]
+            if not others:
                 return local
+            _refuse_unread(local, others)
         return TaskManager(include_path=folders)
 
 
@@ -61,22 +74,73 @@ def _is_file(name: str) -> bool:
 
 
 def _leaves(manager: Any, name: str, shots: int | None) -> dict[str, Any]:
-    if name not in manager.all_tasks and not _is_file(name):
+    if _is_file(name):
+        read_bytes(Path(name), f"tasks: {name} cannot be read")
+    elif name not in manager.all_tasks:
         raise DarwinError(
             f"tasks: lm-evaluation-harness knows no task {name!r}."
-            f"{nearest(name, manager.all_tasks)} Folders of task YAMLs go into"
-            " include_path."
+            f"{nearest(name, manager.all_tasks)}{_passed_over(manager)} Folders of"
+            " task YAMLs go into include_path."
         )
+    else:
+        _refuse_twice(manager, name)
     try:
         with quiet():
             leaves = manager.load([name])["tasks"]
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a task's own code may end the process
         raise DarwinError(
             f"tasks: {name!r} cannot be loaded ({first_line(error)})."
         ) from error
-    for task in leaves.values():
-        _prepare(task, shots)
+    if not leaves:
+        raise DarwinError(f"tasks: {name!r} must have tasks in it; it is empty.")
+    for leaf, task in leaves.items():
+        with about(f"tasks: {leaf!r} must have items that the harness reads"), quiet():
+            _prepare(task, shots)
+            len(task.eval_docs)
     return dict(leaves)
+
+
+def _yamls(folders: Sequence[str]) -> list[Path]:
+    """Return the files that the harness looks for tasks in, as it does."""
+    return sorted(file for folder in folders for file in Path(folder).glob("**/*.yaml"))
+
+
+def _passed_over(manager: Any) -> str:
+    """Return which files of include_path the harness takes for no tasks, or ""."""
+    folders = manager.include_path or []
+    read = {entry.yaml_path for entry in manager.task_index.values()}
+    other = [file for folder in folders for file in Path(folder).glob("**/*.yml")]
+    names = [str(file) for file in [*_yamls(folders), *other] if file not in read]
+    return f" No tasks to it are {some(names, 3)}." if names else ""
+
+
+def _declaring(manager: Any, name: str) -> list[Path]:
+    """Return the files of include_path that declare a task or group of this name."""
+    words = rf"^(task|group): *['\"]?{re.escape(name)}['\"]?\s*$"
+    line = re.compile(words.encode(), re.M)
+    files = _yamls(manager.include_path or [])
+    return [file for file in files if file.is_file() and line.search(file.read_bytes())]
+
+
+def _refuse_unread(manager: Any, names: Sequence[str]) -> None:
+    """Refuse a task that a file declares which the harness passes over in silence."""
+    read = {entry.yaml_path for entry in manager.task_index.values()}
+    for name in names:
+        for file in _declaring(manager, name):
+            if file not in read:
+                with about(f"tasks: {file} must be the YAML of {name!r}"):
+                    manager.load([str(file)])
+
+
+def _refuse_twice(manager: Any, name: str) -> None:
+    """Refuse a task that two files of include_path declare: one would be taken."""
+    found = {file.resolve(): file for file in _declaring(manager, name)}
+    if len(found) > 1:
+        one, other = list(found.values())[:2]
+        raise DarwinError(
+            f"tasks: {name!r} must be declared once; {one} and {other} both are of"
+            " that name. Rename one."
+        )
 
 
 def _prepare(task: Any, shots: int | None) -> None:
@@ -115,6 +179,13 @@ def open_model(
 
 
 def first_line(error: BaseException) -> str:
-    """Return the kind and first line of a foreign error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """Return the kind and first line of a foreign error, and of what caused it.
+
+    Of one without words, the function that raised it.
+    """
+    lines, kind = str(error).strip().splitlines(), type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{kind} in {frames[-1].name}" if frames else kind
+    said = f"{kind}: {lines[0]}" if lines else place
+    cause = error.__cause__
+    return said if cause is None else f"{said}: {reason(cause)}"

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 
-from mergekit_darwin.errors import reason
-from mergekit_darwin.files import sync, write_whole
+from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.files import (
+    parse_json,
+    read_bytes,
+    read_document,
+    sync,
+    write_whole,
+)
 
+LOG = logging.getLogger("mergekit_darwin")
 MANIFEST = "manifest.json"
 # Written later, or with paths or times of one run in them.
 _NOT_LISTED = (
@@ -34,22 +45,53 @@ def seal(folder: Path) -> None:
     sync(folder)
 
 
+class Manifest(BaseModel):
+    """manifest.json: SHA-256 of every tensor and file, by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["mergekit-darwin/manifest"] = "mergekit-darwin/manifest"
+    version: Literal[1] = 1
+    tensors: dict[str, dict[str, Any]]
+    files: dict[str, str]
+
+
 def damage(folder: Path) -> str | None:
     """Return what a model's folder has otherwise than its manifest says, or None.
 
     Files that came later (health.json, say) are no damage; tensors that did are.
     """
+    file = folder / MANIFEST
     try:
-        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        found = json.loads(manifest(folder))
+        known = read_document(file, Manifest, unreadable=str(file), unfit=str(file))
+        found = Manifest.model_validate_json(manifest(folder))
     except Exception as error:  # a torn file may fail in any way
         return f"it cannot be read ({reason(error)})"
-    for part in ("tensors", "files"):
-        later = found[part] if part == "tensors" else {}
-        for name in sorted({*known[part], *later}):
-            if known[part].get(name) != found[part].get(name):
-                return f"{part[:-1]} {name!r} is not what {MANIFEST} says"
+    for kind, there, now in (
+        ("tensor", known.tensors, found.tensors),
+        ("file", known.files, found.files),
+    ):
+        later = now if kind == "tensor" else ()
+        for name in sorted({*there, *later}):
+            if there.get(name) != now.get(name):
+                return f"{kind} {name!r} is not what {MANIFEST} says"
     return None
+
+
+def has_manifest(folder: Path) -> bool:
+    """Return whether a folder has a manifest that may be ours: other tools have some.
+
+    A torn one may be.
+    """
+    file = folder / MANIFEST
+    if not file.exists():
+        return False
+    try:
+        content = parse_json(read_bytes(file, str(file)))
+    except (DarwinError, ValueError, RecursionError):
+        return True
+    said = content.get("format") if isinstance(content, dict) else None
+    return isinstance(said, str) and said.startswith("mergekit-darwin/")
 
 
 def manifest(folder: Path) -> str:
@@ -77,3 +119,16 @@ def _tensors(file: Path) -> dict[str, Any]:
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
     return found
+
+
+def set_aside(path: Path) -> None:
+    """Move what stands at a path to a name of its own beside it, and say so.
+
+    It may hold what somebody added or changed by hand: nothing of it is removed.
+    """
+    if not os.path.lexists(path):
+        return
+    names = (path.with_name(f"{path.name}.old{number or ''}") for number in count())
+    kept = next(name for name in names if not os.path.lexists(name))
+    path.rename(kept)
+    LOG.warning("%s is kept as %s.", path, kept.name)

@@ -42,7 +42,7 @@ class Partial:
         """Return the tensors profiled so far; a line cut off by a stop is dropped."""
         rows = {}
         with contextlib.suppress(OSError, ValueError, KeyError):
-            for line in self._file("tensors", key).read_text().splitlines():
+            for line in self._file("tensors", key).read_bytes().split(b"\n")[:-1]:
                 row = _ROW.validate_json(line)
                 rows[row.name] = row
         return rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergekit_darwin.errors import some
+from mergekit_darwin.errors import DarwinError, some
 from mergekit_darwin.models.checkpoint import (
     Checkpoint,
     open_checkpoint,
@@ -105,6 +105,19 @@ def _settings(probes: Sequence[Probe], options: ProbeOptions) -> Settings:
     )
 
 
+def check_out(out: Path) -> None:
+    """Refuse a folder with a picture of the name of ours that no scan has drawn.
+
+    Raises DarwinError.
+    """
+    ours = (out / "mds.json").exists() or (out / ".scan").exists()
+    if (out / "mds.png").exists() and not ours:
+        raise DarwinError(
+            f"--out must be a new folder or that of a scan; {out} holds an mds.png"
+            " without its mds.json. Take it away, or name another folder."
+        )
+
+
 def _existing(
     out: Path, models: Mapping[str, Checkpoint], settings: Settings
 ) -> Report | None:
@@ -118,7 +131,7 @@ def _existing(
     base = models["base"].digest if "base" in models else None
     known = report.base.digest if report.base is not None else None
     if report.settings != settings or known != base:
-        LOG.info("%s holds a scan with other settings; it will be replaced.", out)
+        LOG.warning("%s holds a scan with other settings; it will be replaced.", out)
         return None
     return report
 

@@ -16,6 +16,7 @@ from mergekit_darwin.evolve.log import (
 def line(index: int, **changes) -> Evaluation:
     """Return a line of the log."""
     content = {"phase": "real", "generation": 1, "name": "x", "score": 0.5}
+    content["tasks"] = {"sums": {"acc": 0.5, "stderr": 0.1, "n": 4}}
     return Evaluation(index=index, **{**content, **changes})
 
 

@@ -56,6 +56,7 @@ class Row:
     todo: str | None = None
     full: bool = False  # slow, or one of many of its kind: left to `make check-all`
     seconds: int = 30  # that the refusal may take on a busy machine
+    place: str = "S"  # the name of the stage's folder
 
     def __str__(self) -> str:
         return f"{self.command.split()[0]}: {self.what}"

@@ -28,7 +28,7 @@ def play(row: Row, folder: Path) -> list[str]:
     """Return what is wrong with the way a row ends on a fresh stage; [] if nothing."""
     row.harm(folder)
     before = stage.state(folder)
-    words = row.command.format(S=folder).split()
+    words = [word.format(S=folder) for word in row.command.split()]
     try:
         with _limit(row.seconds):
             done = invoke(words)

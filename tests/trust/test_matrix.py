@@ -10,8 +10,9 @@ import pytest
 from tests.trust import stage
 from tests.trust.matrix import Row, rows
 from tests.trust.play import play
+from tests.trust.tasks import item_rows, task_rows
 
-ROWS = rows()
+ROWS = [*rows(), *task_rows(), *item_rows()]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_a_bad_input_is_refused_in_one_line(
     row: Row, template: Path, tmp_path: Path
 ) -> None:
     logging.disable(logging.NOTSET)
-    wrong = play(row, stage.fresh(template, tmp_path / "S"))
+    wrong = play(row, stage.fresh(template, tmp_path / row.place))
     assert not wrong, "\n".join(wrong)
 
 

@@ -48,7 +48,10 @@ _GENOME = {
     "version": 1,
     "genes": {"attn_ratio": 0.25, "block_1_ratio": 1.0},
 }
-_LINE = {"index": 0, "phase": "parent", "generation": 0, "name": "father"}
+_LINE = {
+    **{"index": 0, "phase": "parent", "generation": 0, "name": "father"},
+    **{"score": 0.5, "tasks": {"sums": {"acc": 0.5, "stderr": 0.1, "n": 4}}},
+}
 _EVOLVE = "father: a\nmother: b\ntasks: [x, {name: y, weight: 2}]\nsearch: {seed: 3}\n"
 _CARD = "---\nmergekit_darwin:\n  generation: 1\n  father: {model: a}\n---\n# child\n"
 
