@@ -27,9 +27,21 @@ class DarwinError(click.ClickException):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self) -> tuple[type[DarwinError], tuple[str]]:
+    def __reduce__(self) -> tuple[type[DarwinError], tuple[str, ...]]:
         """Survive pickling between processes."""
         return (type(self), (self.message,))
+
+
+class Unchanged(DarwinError):
+    """A merge that gave one of its parents back, bit for bit: "father" or "mother"."""
+
+    def __init__(self, message: str, parent: str = "") -> None:
+        super().__init__(message)
+        self.parent = parent
+
+    def __reduce__(self) -> tuple[type[DarwinError], tuple[str, ...]]:
+        """Survive pickling between processes."""
+        return (type(self), (self.message, self.parent))
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:

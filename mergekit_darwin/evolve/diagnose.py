@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from mergekit.io.tasks import LoaderCache
 
 from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.fitness import combined_error
@@ -20,6 +23,7 @@ from mergekit_darwin.merge.loaded import wrap_report
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings, WholeMerge
 from mergekit_darwin.merge.yaml import Common, genome_yaml
+from mergekit_darwin.models.checkpoint import parse_model
 from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome, make_genome
 from mergekit_darwin.ratios.report_picture import draw
@@ -39,7 +43,8 @@ LOG = logging.getLogger("mergekit_darwin")
 class Diagnosis:
     """What phase 0 found, and what follows from it for every merge of the run.
 
-    family are the lines of Father, Mother and base; noise is one score's.
+    family are the lines of Father, Mother and base; noise is one score's; still are
+    the tensors, [T] of land's, that no blend can change.
     """
 
     report: Report
@@ -49,6 +54,7 @@ class Diagnosis:
     family: tuple[Evaluation, ...]
     anchors: Anchors
     noise: float
+    still: npt.NDArray[np.bool_]
 
     def candidate(
         self, genome: Genome, name: str | None = None, proxy: float | None = None
@@ -65,10 +71,10 @@ class Diagnosis:
         if self.report.father.tensors.keys() != self.report.mother.tensors.keys():
             return None
         row = np.array([[genome[name] for name in self.land.columns]])
-        ratios, routing = population_ratios(self.land, row), self.land.routing
-        if (ratios < routing.low).all():
+        ratios, routing = population_ratios(self.land, row)[0], self.land.routing
+        if (self.still | (ratios < routing.low)).all():
             return "father"
-        return "mother" if (ratios > routing.high).all() else None
+        return "mother" if (self.still | (ratios > routing.high)).all() else None
 
 
 def diagnose(
@@ -99,7 +105,32 @@ def diagnose(
         family=tuple(lines),
         anchors=make_anchors(tasks, lines),
         noise=noise_of(tasks, lines),
+        still=unmoved(config, report, land),
     )
+
+
+def unmoved(
+    config: EvolveConfig, report: Report, land: Landscape
+) -> npt.NDArray[np.bool_]:
+    """Return which tensors are one in all models of a run, bit for bit, [T] of land's.
+
+    DARE-TIES leaves these alone at any ratio. Frozen embeddings are among them.
+    """
+    if land.plain:  # a mean of two equal numbers may be rounded
+        return np.zeros(len(land.names), dtype=bool)
+    if report.pair:
+        return (land.norm_father == 0.0) & (land.norm_mother == 0.0)
+    models = (config.father, config.mother)
+    files = [LoaderCache().get(parse_model(model)) for model in models]
+
+    def same(name: str) -> bool:
+        if report.father.tensors[name] != report.mother.tensors[name]:
+            return False
+        if any(name not in file.index.tensor_paths for file in files):
+            return False  # fused experts: nobody freezes these
+        return torch.equal(*(file.get_tensor(name) for file in files))
+
+    return np.array([same(name) for name in land.names])
 
 
 def common_of(config: EvolveConfig, report: Report, mds: str, mri: Mri) -> Common:

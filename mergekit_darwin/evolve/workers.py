@@ -10,10 +10,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.errors import DarwinError, Unchanged, reason
 from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
 from mergekit_darwin.evolve.fitness import Result, evaluate, not_the_genome
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
@@ -59,6 +60,7 @@ class Worker:
     def measure(self, candidate: Candidate, line: Evaluation, part: Part) -> Evaluation:
         """Return the line with its score, or with the reason why there is none.
 
+        A merge that gives a parent back has that parent's score.
         Raises DarwinError where the failure is not the candidate's own.
         """
         started = time.perf_counter()
@@ -68,6 +70,9 @@ class Worker:
             with silent(*talkers, "transformers"), self._model(candidate) as opened:
                 merged = time.perf_counter() - started
                 result = evaluate(self.harness(*opened), self.tasks[part])
+        except Unchanged as same:  # which only the merge itself could show
+            parent = str(getattr(self.config, same.parent))
+            return self.measure(replace(candidate, yaml=None, model=parent), line, part)
         except Exception as error:
             if candidate.yaml is None or not_the_genome(error):
                 raise DarwinError(
@@ -125,6 +130,8 @@ class Worker:
             if self._inner is None:
                 self._inner = self._empty(text)
             merge_into(text, self._inner, self.merging)
+        except Unchanged:
+            raise
         except DarwinError as error:
             if self.options.in_memory:
                 raise

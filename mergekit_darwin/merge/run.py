@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mergekit.common import ModelReference
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, Unchanged
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.locks import Hold
 from mergekit_darwin.merge.roles import Roles, roles_of
@@ -62,8 +62,8 @@ class MergeRun:
     def record(self, row: Prescription, *, parent: str | None) -> None:
         """Note a finished tensor; parent names whom it equals bit for bit, if anyone.
 
-        The last tensor closes the record. Raises DarwinError if nothing was merged, or
-        another run is writing to the same folder.
+        The last tensor closes the record. Raises Unchanged if nothing was merged, and
+        DarwinError if another run is writing to the same folder.
         """
         with self._lock:
             if self.out_path is not None and not self._rows:
@@ -106,10 +106,11 @@ class MergeRun:
     def _refuse_unchanged(self) -> None:
         for parent, count in self._taken.items():
             if count == len(self._rows):
-                raise DarwinError(
+                raise Unchanged(
                     f"A merge must change something; all {count} tensors came out as"
                     f" the {parent.capitalize()}'s, bit for bit. Check that the parents"
-                    " differ, and move the ratios away from the transplant limits."
+                    " differ, and move the ratios away from the transplant limits.",
+                    parent,
                 )
 
     def _close(self) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("lm_eval")
 
-from mergekit_darwin.evolve.diagnose import Diagnosis
+from mergekit_darwin.evolve.diagnose import Diagnosis, unmoved
 from mergekit_darwin.evolve.finish import make_final_model
 from mergekit_darwin.evolve.log import Candidate, EvaluationLog
 from mergekit_darwin.evolve.pages import _sentence
+from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.health.report import Finding
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml
+from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import extended_genes, make_genome
+from mergekit_darwin.scan.run import scan
 from mergekit_darwin.search.landscape import landscape
 from mergekit_darwin.search.proxy import Anchors
 from mergekit_darwin.search.space import make_space
@@ -49,11 +55,13 @@ def diagnosis() -> Diagnosis:
     """Return a diagnosis of made-up parents."""
     report = make_report()
     half = np.array([0.5, 0.5])
+    land = landscape(report, "published", ["a", "b"], 6)
     return Diagnosis(
         report=report,
         common=Common(Roles("b", "f", "m"), MergeSettings()),
         space=make_space("extended", 6),
-        land=landscape(report, "published", ["a", "b"], 6),
+        land=land,
+        still=np.zeros(len(land.names), dtype=bool),
         family=(),
         anchors=Anchors(half, half, half, half),
         noise=0.01,
@@ -74,6 +82,52 @@ def test_a_genome_that_gives_a_parent_back_is_that_parent():
     assert (mother.twin, mother.model) == ("mother", "m")
     child = found.candidate(make_genome({**ratios(0.1), "embed_ratio": 0.5}))
     assert child.twin is None and child.yaml is not None
+
+
+def test_tensors_that_nobody_changed_do_not_make_a_child():
+    found = diagnosis()
+    embeds = found.land.component == found.land.columns["embed_ratio"]
+    genome = make_genome({**ratios(0.1), "embed_ratio": 0.5})
+    assert embeds.any() and found.candidate(genome).twin is None
+    assert replace(found, still=embeds).candidate(genome).twin == "father"
+
+
+@pytest.mark.parametrize("based", [True, False])
+def test_frozen_tensors_are_found_bit_for_bit(tmp_path, based):
+    """Of parents that share embeddings and norms; permuted ones are not the same."""
+    family = evolving.write_family(tmp_path / "f")
+    names = ("father", "mother", "base")
+    weights = {x: load_file(family / x / "model.safetensors") for x in names}
+    keys = sorted(weights["base"])
+    embed = next(key for key in keys if "embed" in key)
+    other = next(key for key in keys if "q_proj" in key)
+    for name in names:
+        weights[name][embed] = weights["base"][embed]
+        flipped = weights["base"][other].flip(0).contiguous()
+        weights[name][other] = weights["base"][other] if name != "mother" else flipped
+        save_file(weights[name], family / name / "model.safetensors", {"format": "pt"})
+    content = evolving.content(family)
+    if not based:
+        content.pop("base_model")
+    config = make_config(content)
+    report = scan(
+        config.father,
+        config.mother,
+        base=config.third_base,
+        out=tmp_path / "mds",
+        probes=[],
+        options=ProbeOptions(),
+        progress=False,
+    )
+    land = landscape(report, "published", [], 6)
+    still = unmoved(config, report, land)
+    equal = [
+        torch.equal(weights["father"][n], weights["mother"][n])
+        and torch.equal(weights["father"][n], weights["base"][n])
+        for n in land.names
+    ]
+    assert still.tolist() == equal and not still[land.names.index(other)]
+    assert still[land.names.index(embed)]
 
 
 def test_a_twins_score_is_the_parents_and_is_not_measured_again(tmp_path):

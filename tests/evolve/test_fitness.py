@@ -187,6 +187,22 @@ def test_in_memory_gives_the_same_scores_as_the_disk(family):
     assert not list((family / "scratch").iterdir())
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_merge_that_rounds_back_to_a_parent_has_that_parents_score(family, inside):
+    config = make_config(evolving.content(family, dtype="bfloat16", base_model=None))
+    roles = Roles(config.father, config.father, config.mother)
+    worker = Worker(config, RunOptions(in_memory=inside), str(family / "scratch"))
+    genome = make_genome({"lambda": 1e-20})
+    text = genome_yaml(Common(roles, head={"dtype": "bfloat16"}), genome)
+    child = measured(worker, yaml=text, genome=genome)
+    father = measured(worker, model=config.father)
+    assert child.error is None
+    assert (child.score, child.tasks) == (father.score, father.tasks)
+    moved = make_genome({"lambda": 1.0})
+    text = genome_yaml(Common(roles, head={"dtype": "bfloat16"}), moved)
+    assert measured(worker, yaml=text, genome=moved).samples != father.samples
+
+
 def test_in_memory_holds_the_very_weights_of_the_disk(family, tmp_path):
     import torch
     import transformers
