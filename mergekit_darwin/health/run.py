@@ -20,6 +20,7 @@ from mergekit_darwin.health.probing import (
     probe_family,
     probe_findings,
 )
+from mergekit_darwin.health.refitted import judge_refitted
 from mergekit_darwin.health.relatives import Relatives, open_relatives
 from mergekit_darwin.health.report import (
     Finding,
@@ -68,7 +69,8 @@ def check(
     family = open_relatives(child, father, mother, base, verify, merging)
     options = _fitting(report, family, probes, options)
     facts = _stream(family, merging, progress)
-    found = _file_findings(family, merging) + weight_findings(facts, thresholds)
+    mixed, found = judge_refitted(facts, family, thresholds)
+    found += _file_findings(family, merging) + weight_findings(mixed, thresholds)
     found += _tokenizer_findings(family, probes, options)
     found += _manifest_findings(family, verify)
     again, verified = _verify(family, verify, merging, progress)

@@ -35,6 +35,7 @@ class Thresholds:
     lines: float = _line(0.01, "share of rows or columns far off that is an error")
     grid: float = _line(0.6, "least distinct values, as share of the parents'")
     quantised: float = _line(0.3, "most distance over the norm that a grid explains")
+    refitted: float = _line(0.8, "most distance of a refitted map, over its norm")
     calm: float = _line(0.5, "least change where parents agree, over change anywhere")
     turned: float = _line(0.5, "most cosine distance to the nearest parent or base")
     coarse_bits: float = _line(2.0, "unused low bits, above the parents', that alarm")
@@ -130,6 +131,10 @@ RULES: dict[str, Rule] = {
     "quantised": Rule(
         "distance of a tensor with fewer distinct values than the parents' have",
         "Take the weights from before they were quantised, if there are any.",
+    ),
+    "refitted": Rule(
+        "distance of a refitted map to the parents' span, over its norm",
+        "Refit again, on more texts; the report beside the child says how it was made.",
     ),
     "coarse": Rule(
         "low mantissa bits that are zero in every element",

@@ -113,10 +113,14 @@ TOOLS = ("mergekit", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over the layers found: drift by layer, maps solved, names left."""
+    """What one pass over the layers found: drift by layer, maps solved, and names.
+
+    fitted and left as the report has them.
+    """
 
     drift: list[Drift]
     maps: int
+    fitted: list[str]
     left: list[str]
     began: float  # by time.monotonic
 
@@ -147,6 +151,7 @@ def make_report(
         },
         texts=used,
         maps=found.maps,
+        fitted=found.fitted,
         left=found.left,
         layers=found.drift,
         father_texts=losses["father"],

@@ -63,7 +63,8 @@ class Model(_Strict):
 class RefitReport(_Strict):
     """All of refit.json. layers has one row a layer; left names what was not touched.
 
-    general is on texts that no map was fitted to or held by.
+    fitted names what was, as the files do, numbers as *. general is on texts that no
+    map was fitted to or held by.
     """
 
     format: Literal["mergekit-darwin/refit"] = "mergekit-darwin/refit"
@@ -73,6 +74,7 @@ class RefitReport(_Strict):
     models: dict[str, Model]
     texts: dict[str, Used]
     maps: int
+    fitted: list[str] = []
     left: list[str]
     layers: list[Drift]
     father_texts: Losses
@@ -80,6 +82,11 @@ class RefitReport(_Strict):
     general: Losses
     seconds: FiniteFloat
     verdict: Literal["sound", "general text lost"]
+
+
+def kind_of(name: str) -> str:
+    """Return a tensor's name with * for every number of a layer or an expert."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def verdict_of(general: Losses) -> Literal["sound", "general text lost"]:

@@ -144,7 +144,7 @@ def _layers(
             maps += len(modules)
         if progress is not None:
             progress(layer + 1, child.depth)
-    return Pass(drifts, maps, sorted(left), began)
+    return Pass(drifts, maps, writer.fitted, sorted(left), began)
 
 
 def _stretch(modules: Mapping[str, nn.Module], base: nn.Module, rho: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.checkpoint import Checkpoint
 from mergekit_darwin.models.stream import DiskWeights
+from mergekit_darwin.refit.report import kind_of
 
 SHARD = 2_000_000_000  # bytes of one file, all that the writer holds at once
 _WEIGHTS = (".safetensors", ".bin", ".index.json", ".pt", ".pth", ".gguf")
@@ -40,6 +41,11 @@ class ChildWriter:
             sizes[header.dtype] += math.prod(header.shape)
         found: torch.dtype = getattr(torch, sizes.most_common(1)[0][0])
         return found
+
+    @property
+    def fitted(self) -> list[str]:
+        """The names of what was refitted so far in the files, numbers as *."""
+        return sorted({kind_of(key) for key in self._done})
 
     def save(self, names: Sequence[str]) -> None:
         """Write parameters of the model, by their names in it, as its files name them.
