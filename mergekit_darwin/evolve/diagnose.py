@@ -169,8 +169,7 @@ def _say_spread(report: Report, mri: Mri) -> None:
 
 def make_anchors(tasks: TaskSet, lines: Sequence[Evaluation]) -> Anchors:
     """Return the family's scores a task, higher better; without a base the lower."""
-    metric = tasks.score == "metric"
-    signs = np.array([task.sign if metric else 1.0 for task in tasks.tasks])
+    signs = np.array([task.sign for task in tasks.tasks])
     rows = {
         line.name: signs * [line.value(task.name) for task in tasks.tasks]
         for line in lines

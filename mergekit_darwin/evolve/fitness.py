@@ -9,7 +9,7 @@ from typing import Any
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.log import Evaluation
-from mergekit_darwin.evolve.tasks import Task, TaskSet, gold_of
+from mergekit_darwin.evolve.tasks import Task, TaskSet
 from mergekit_darwin.models.harness import quiet
 
 BOOTSTRAP = 200  # resamples, for metrics that are not a mean over samples
@@ -69,11 +69,6 @@ def _result(tasks: TaskSet, found: Mapping[str, Any]) -> Result:
             raise ValueError(f"{task.name}: {key} is {value}")
         row: dict[str, float | int | None] = {key: value}
         per_sample = _per_sample(found["samples"][task.name], key, task)
-        sign = task.sign
-        if tasks.score == "probability":
-            per_sample, sign = _probabilities(found["samples"][task.name], task), 1.0
-            value = math.fsum(per_sample) / len(per_sample)
-            row = {"probability": value, **row}
         if per_sample:
             stderr: float | None = standard_error(per_sample)
             samples[task.name] = per_sample
@@ -82,7 +77,7 @@ def _result(tasks: TaskSet, found: Mapping[str, Any]) -> Result:
             said = results.get(f"{name}_stderr,{rest}")
             stderr = float(said) if isinstance(said, (int, float)) else None
         rows[task.name] = {**row, "stderr": stderr, "n": len(task.samples)}
-        parts.append(task.weight * sign * value)
+        parts.append(task.weight * task.sign * value)
     return Result(math.fsum(parts), rows, samples)
 
 
@@ -110,17 +105,6 @@ def _per_sample(
     if not all(isinstance(value, (int, float)) for value in values):
         return []
     return [task.sign * float(value) for value in values if value is not None]
-
-
-def _probabilities(samples: Sequence[Mapping[str, Any]], task: Task) -> list[float]:
-    """Return the right choice's share of the probability of all choices, a sample."""
-    shares = []
-    for row in sorted(samples, key=lambda row: row["doc_id"]):
-        logs = [float(said[0]) for said in row["filtered_resps"]]
-        gold, top = gold_of(task.loaded, row["doc"]), max(logs)
-        whole = math.fsum(math.exp(log - top) for log in logs)
-        shares.append(math.exp(logs[gold] - top) / whole if gold >= 0 else 0.0)
-    return shares
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mergekit_darwin.errors import DarwinError, about, nearest
 from mergekit_darwin.evolve.config import EvolveConfig, TaskSetting
@@ -48,7 +48,6 @@ class TaskSet:
     digest: str
     chat: bool = False
     multiturn: bool = True
-    score: Literal["metric", "probability"] = "metric"
 
     @property
     def count(self) -> int:
@@ -83,10 +82,7 @@ def load_task_sets(config: EvolveConfig) -> dict[Part, TaskSet]:
     for setting, weight, loaded in _leaves(config, apart):
         every = range(len(loaded.eval_docs))
         held.append(_task(setting, weight, loaded, every))
-    searched = _task_set(search, config)
-    if config.search.score == "probability":
-        searched = _by_probability(searched)
-    return {"search": searched, "heldout": _task_set(held, config)}
+    return {"search": _task_set(search, config), "heldout": _task_set(held, config)}
 
 
 def _leaves(
@@ -149,18 +145,6 @@ def _task_set(tasks: Sequence[Task], config: EvolveConfig) -> TaskSet:
         mark.update(json.dumps(head).encode())
         mark.update("".join(task.documents).encode())
     return TaskSet(scaled, mark.hexdigest()[:16], chat, multiturn)
-
-
-def _by_probability(tasks: TaskSet) -> TaskSet:
-    """Return a set scored by the right choice's probability. Raises DarwinError."""
-    for task in tasks.tasks:
-        if task.loaded.OUTPUT_TYPE != "multiple_choice":
-            raise DarwinError(
-                "search.score: probability needs tasks with choices;"
-                f" {task.name!r} is {task.loaded.OUTPUT_TYPE}. Use metric."
-            )
-    digest = hashlib.sha256(f"{tasks.digest} probability".encode()).hexdigest()[:16]
-    return replace(tasks, digest=digest, score="probability")
 
 
 def shared_samples(left: TaskSet, right: TaskSet) -> int:

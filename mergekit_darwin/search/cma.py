@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import cma
 import numpy as np
@@ -15,8 +15,7 @@ class SearchSettings(BaseModel):
     """How to search: sigma0 in units of the search intervals, popsize None pycma's own.
 
     top_k of a generation are measured; patience counts generations without a better
-    score (0: never stop early); max_time is in seconds. score is what is searched on:
-    the tasks' metrics, or the mean probability of the right choice.
+    score (0: never stop early); max_time is in seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,7 +28,6 @@ class SearchSettings(BaseModel):
     patience: Annotated[int, Field(ge=0)] = 5
     max_evaluations: Annotated[int, Field(ge=1)] = 48
     max_time: Annotated[FiniteFloat, Field(gt=0.0)] | None = None
-    score: Literal["metric", "probability"] = "metric"
 
     @field_validator("seed", mode="before")
     @classmethod

@@ -138,38 +138,6 @@ def test_score_is_the_accuracy_computed_by_hand(family):
     assert line.score == pytest.approx(sum(means) / 2)
 
 
-def test_probability_is_the_right_choices_share_computed_by_hand(family):
-    import torch
-    import transformers
-
-    search = {**evolving.content(family)["search"], "score": "probability"}
-    config = make_config(evolving.content(family, search=search))
-    worker = Worker(config, RunOptions(in_memory=False), str(family / "scratch"))
-    line = measured(worker, model=config.father)
-    task = worker.tasks["search"].tasks[0]
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        config.father, dtype="float32"
-    )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(config.father)
-    doc = task.loaded.eval_docs[task.samples[0]]
-    logs = []
-    for choice in doc["choices"]:
-        prompt, whole = (
-            tokenizer(text, add_special_tokens=False).input_ids
-            for text in (doc["prompt"], doc["prompt"] + choice)
-        )
-        with torch.inference_mode():
-            found = model(torch.tensor([whole])).logits.log_softmax(-1)[0]
-        steps = range(len(prompt) - 1, len(whole) - 1)
-        logs.append(sum(float(found[t, whole[t + 1]]) for t in steps))
-    right = torch.tensor(logs).softmax(0)[doc["answer"]]
-    assert line.samples[task.name][0] == pytest.approx(float(right), abs=1e-5)
-    assert line.value(task.name) == pytest.approx(
-        sum(line.samples[task.name]) / len(task.samples)
-    )
-    assert worker.tasks["search"].digest != sets(family)[0].digest
-
-
 def test_in_memory_gives_the_same_scores_as_the_disk(family):
     config = make_config(evolving.content(family, dtype="bfloat16"))
     roles = Roles(config.base_model, config.father, config.mother)
