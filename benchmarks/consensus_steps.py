@@ -41,8 +41,10 @@ class Recipe:
     embeddings: bool
 
 
+# A real model's greedy text is right on 0.44 of items after 50 steps: neither hardly
+# ever nor nearly always, so that a vote has something to find.
 TINY = Recipe(1200, 2e-3, 20, falls=True, every=1200, embeddings=True)
-REAL = Recipe(400, 5e-4, 10, falls=False, every=50, embeddings=False)
+REAL = Recipe(50, 5e-4, 10, falls=False, every=50, embeddings=False)
 
 
 def steps_item(rng: random.Random) -> Item:
