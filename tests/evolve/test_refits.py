@@ -21,6 +21,7 @@ from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.refits import Refitted, best_refit
 from mergekit_darwin.evolve.run import evolve
 from mergekit_darwin.evolve.tasks import Task, TaskSet
+from mergekit_darwin.health.run import check
 from tests import evolving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,6 +75,15 @@ def test_both_refits_stand_in_the_comparison_and_the_report(finished):
         line.phase for line in read_log(finished.folder / "evaluations.jsonl").values()
     ]
     assert phases.count("refit") == 2
+
+
+def test_health_takes_a_refit_for_what_it_is(finished):
+    roles = ("father", "mother")
+    parents = {role: getattr(finished.config, role) for role in roles}
+    for way in finished.refits:
+        found = check(str(way.folder), **parents, probes=[], verify="none").findings
+        assert ("refitted", "note") in {(row.rule, row.severity) for row in found}
+        assert not {"stray", "lines", "turned"} & {row.rule for row in found}
 
 
 def test_texts_of_a_tasks_name_go_with_its_search_items(finished):
