@@ -16,35 +16,46 @@ from mergekit.tokenizer.config import ModelTokenEmbedding
 from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.models.config import check_files
 
+_MOST_PADDED = 65536  # rows; ours: no hardware asks for more
+_Source = tuple[ModelReference, str | None]
+
 
 def check_words(config: MergeConfiguration, remote: bool = False) -> None:
     """Refuse a tokenizer of a model that has none, and no chat template.
 
     Raises DarwinError.
     """
-    for where, model in dict(_sources(config)).items():
-        _check_tokenizer(where, model, remote)
+    for where, (model, token) in dict(_sources(config)).items():
+        _check_tokenizer(where, model, token, remote)
     _check_template(config.chat_template)
+    padding = config.tokenizer.pad_to_multiple_of if config.tokenizer else None
+    if padding is not None and not 1 <= padding <= _MOST_PADDED:
+        raise DarwinError(
+            f"tokenizer.pad_to_multiple_of must lie in [1, {_MOST_PADDED}]; got"
+            f" {padding}."
+        )
 
 
-def _sources(config: MergeConfiguration) -> Iterator[tuple[str, ModelReference]]:
-    """Yield the models that tokens are taken from, and the keys that name them."""
+def _sources(config: MergeConfiguration) -> Iterator[tuple[str, _Source]]:
+    """Yield keys that name models, those models, and the token to take from each."""
     if isinstance(config.tokenizer_source, ModelReference):
-        yield "tokenizer_source", config.tokenizer_source
+        yield "tokenizer_source", (config.tokenizer_source, None)
     chosen = config.tokenizer
     if chosen is None:
         return
     if isinstance(chosen.source, ModelReference):
-        yield "tokenizer.source", chosen.source
+        yield "tokenizer.source", (chosen.source, None)
     for token, given in (chosen.tokens or {}).items():
-        source = given.source
+        source, where = given.source, f"tokenizer.tokens.{token}"
         if isinstance(source, ModelTokenEmbedding):
-            source = source.model
+            yield where, (source.model, source.token)
         if isinstance(source, ModelReference):
-            yield f"tokenizer.tokens.{token}", source
+            yield where, (source, token)
 
 
-def _check_tokenizer(where: str, model: ModelReference, remote: bool) -> None:
+def _check_tokenizer(
+    where: str, model: ModelReference, token: str | None, remote: bool
+) -> None:
     from transformers import AutoTokenizer
 
     place = model.model
@@ -53,8 +64,12 @@ def _check_tokenizer(where: str, model: ModelReference, remote: bool) -> None:
         f"{where} must name a model with a tokenizer, union or base; that of {model}"
         " cannot be read",
     ):
-        AutoTokenizer.from_pretrained(
+        known = AutoTokenizer.from_pretrained(
             place.path, revision=place.revision, trust_remote_code=remote
+        ).get_vocab()
+    if token is not None and token not in known:
+        raise DarwinError(
+            f"{where} must name a model's token; {model} has no {token!r}."
         )
 
 

@@ -139,12 +139,13 @@ def _is_row(item: tuple[str, object]) -> bool:
         return True
     if not isinstance(row, dict) or not isinstance(row.get("dtype"), str):
         return False
-    shape, offsets = row.get("shape"), row.get("data_offsets")
+    shape: Any = row.get("shape")
+    offsets: Any = row.get("data_offsets")
     numbers = all(
         isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
         for value in (shape, offsets)
     )
-    return numbers and len(offsets) == 2 and offsets[0] <= offsets[1]
+    return numbers and len(offsets) == 2 and bool(offsets[0] <= offsets[1])
 
 
 def _sample_file(

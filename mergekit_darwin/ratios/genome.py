@@ -158,7 +158,7 @@ class GenomeFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: str = "mergekit-darwin/genome"
-    version: int = 1
+    version: Annotated[int, Strict()] = 1
     genes: dict[str, Annotated[FiniteFloat, Strict()]]  # true is no 1
     genome_hash: str | None = None
 

@@ -117,7 +117,8 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, object
 
 def _ratio(value: object, place: str) -> float:
     try:
-        ratio = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        odd = isinstance(value, bool) or "_" in str(value)  # 0_1 would be 1
+        ratio = math.nan if odd else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         ratio = math.nan
     if not 0.0 <= ratio <= 1.0:

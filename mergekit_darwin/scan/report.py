@@ -87,7 +87,7 @@ class ProbeSetting(_Strict):
 
     digest: str
     items: Count
-    weight: Share
+    weight: Annotated[FiniteFloat, Field(ge=0.0, le=1e9)]
 
 
 class Settings(_Strict):

@@ -9,10 +9,11 @@ import pytest
 
 from tests.trust import stage
 from tests.trust.matrix import Row, rows
+from tests.trust.places import place_rows
 from tests.trust.play import play
 from tests.trust.tasks import item_rows, task_rows
 
-ROWS = [*rows(), *task_rows(), *item_rows()]
+ROWS = [*rows(), *task_rows(), *item_rows(), *place_rows()]
 
 
 @pytest.fixture(scope="module")
