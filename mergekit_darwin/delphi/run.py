@@ -168,7 +168,7 @@ def _opened(model: str, options: Options) -> Any:
 def _check_template(inner: Any, named: str) -> None:
     """Refuse chats of a model whose tokenizer, where there is one, has no template."""
     tokenizer = getattr(inner, "tokenizer", None)
-    if hasattr(tokenizer, "chat_template") and not tokenizer.chat_template:
+    if not getattr(tokenizer, "chat_template", True):
         raise DarwinError(
             f"--apply-chat-template needs a model with a chat template; {named} has"
             " none. Leave it out, or give its tokenizer one."
