@@ -26,8 +26,8 @@ import lm_eval
 import torch
 import transformers
 
-from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.log import Candidate
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.merge.roles import Roles

@@ -25,8 +25,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 import numpy as np
 
 from mergekit_darwin.evolve.breed import make_surrogate, sensible
-from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.diagnose import Diagnosis, diagnose
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.workers import SerialPool, Worker

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -89,70 +90,85 @@ def _last_word(error: Exception) -> str:
     return f"This could not be finished ({said}). Run it again with -v to see where."
 
 
-def loading(command: Command) -> Command:
-    """Add mergekit's options of loading models; they arrive under its names."""
-    return _adding(
-        command,
-        click.option(
-            "--trust-remote-code", is_flag=True, help="Run code of the models."
-        ),
-        click.option("--transformers-cache", help="Where downloaded models are kept."),
-        click.option("--lora-merge-cache", help="Where merged LoRA models are kept."),
+def asked(default: Any, help: str, **given: Any) -> Any:
+    """Return a dataclass's field that commands ask for too; given is click.option's.
+
+    A switch given `off` can be switched off as well.
+    """
+    return field(default=default, metadata={"help": help, **given})
+
+
+def options_of(kind: Any, *names: str, **defaults: Any) -> Callable[[Command], Command]:
+    """Add what a dataclass declares by `asked` as options, all of it or these names.
+
+    defaults stand in place of the class's own.
+    """
+
+    def add(command: Command) -> Command:
+        for row in reversed(fields(kind)):
+            if row.metadata and (not names or row.name in names):
+                given = {"default": defaults.get(row.name, row.default), **row.metadata}
+                words = row.name.replace("_", "-")
+                off = f"/--no-{words}" if given.pop("off", False) else ""
+                if isinstance(row.default, bool) and not off:
+                    given["is_flag"] = True
+                command = click.option(f"--{words}{off}", show_default=True, **given)(
+                    command
+                )
+        return command
+
+    return add
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How models are opened and run.
+
+    max_tokens bounds one text, batch_size counts texts. stream holds one layer's
+    weights at a time (and embedding and head). LOADING are mergekit's of these names.
+    """
+
+    device: str = asked("cpu", "Where models run.")
+    dtype: str = asked(
+        "float32", "Precision in which models run.", type=click.Choice(DTYPES)
     )
-
-
-def probing(command: Command) -> Command:
-    """Add how models run: where, in which precision, one layer at a time or whole."""
-    return _adding(
-        command,
-        click.option(
-            "--device", default="cpu", show_default=True, help="Where models run."
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            default="float32",
-            show_default=True,
-            help="Precision in which models run.",
-        ),
-        click.option(
-            "--stream", is_flag=True, help="Hold one layer at a time, from disk."
-        ),
+    stream: bool = asked(False, "Hold one layer at a time, from disk.")
+    max_tokens: int = asked(
+        256, "Most tokens taken of one text.", type=click.IntRange(2)
     )
+    batch_size: int = asked(8, "Texts run together.", type=click.IntRange(1))
+    trust_remote_code: bool = asked(False, "Run code of the models.")
+    transformers_cache: str | None = asked(None, "Where downloaded models are kept.")
+    lora_merge_cache: str | None = asked(None, "Where merged LoRA models are kept.")
 
 
-def paged(command: Command) -> Command:
-    """Add --page; it arrives as `page: Path | None`."""
-    return _adding(
-        command,
-        click.option(
-            "--page",
-            type=click.Path(dir_okay=False, path_type=Path),
-            metavar="FILE.html",
-            help="Also write one HTML file to look at, with the numbers in it.",
-        ),
-    )
+LOADING = ("trust_remote_code", "transformers_cache", "lora_merge_cache")
+
+
+paged = click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="Also write one HTML file to look at, with the numbers in it.",
+)
 
 
 def chosen_probes(command: Command) -> Command:
-    """Add --probes and --no-probes; they arrive as `probes` and `no_probes`."""
-    return _adding(
-        command,
-        click.option(
-            "--probes",
-            type=click.Path(exists=True, file_okay=False),
-            help="Folder of .jsonl or .txt files, one a probe, instead of ours.",
-        ),
-        click.option(
-            "--no-probes", is_flag=True, help="Weights and files only; runs no model."
-        ),
+    """Add --probes and --no-probes; they arrive as `probes`, () for none of them."""
+
+    @click.option(
+        "--probes",
+        type=click.Path(exists=True, file_okay=False),
+        help="Folder of .jsonl or .txt files, one a probe, instead of ours.",
     )
+    @click.option(
+        "--no-probes", is_flag=True, help="Weights and files only; runs no model."
+    )
+    @functools.wraps(command)
+    def run(*args: Any, probes: str | None, no_probes: bool, **rest: Any) -> Any:
+        return command(*args, probes=() if no_probes else probes, **rest)
 
-
-def _adding(command: Command, *options: Callable[[Command], Command]) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return cast(Command, run)
 
 
 def setup_logging(verbose: int, quiet: bool) -> None:

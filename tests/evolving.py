@@ -76,7 +76,7 @@ def run_here(keys: dict[str, Any], folder: str, options: dict[str, Any]) -> None
     import torch
 
     torch.set_num_threads(1)
-    from mergekit_darwin.evolve.config import RunOptions
+    from mergekit_darwin.evolve.options import RunOptions
     from mergekit_darwin.evolve.reading import make_config
     from mergekit_darwin.evolve.run import evolve
 

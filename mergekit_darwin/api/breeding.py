@@ -11,9 +11,10 @@ from mergekit_darwin.errors import refuse_unknown
 
 if TYPE_CHECKING:
     from mergekit_darwin.delphi.report import Report as Consensus
-    from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
+    from mergekit_darwin.evolve.config import EvolveConfig
     from mergekit_darwin.evolve.family import Member
     from mergekit_darwin.evolve.finish import Finished
+    from mergekit_darwin.evolve.options import RunOptions
     from mergekit_darwin.refit.report import RefitReport
     from mergekit_darwin.scan.probes import Probe
 
@@ -40,7 +41,8 @@ def refit_child(
     named for is fitted to the parent whose loss on it is lower. keep_texts: general
     texts on which the child stays as it is, by default those of the package. items: at
     most so many of a probe. options are those of refit.options.RefitOptions (ridge,
-    keep_weight, targets, ...) and of Running. Raises DarwinError, leaving nothing.
+    keep_weight, targets, ...) and of talk.ProbeOptions. Raises DarwinError, leaving
+    nothing.
     """
     from mergekit_darwin.models.opened import check_device
     from mergekit_darwin.refit.options import refit_options
@@ -80,7 +82,7 @@ def breed(
     Called again after a stop it goes on where it was and ends with the same bytes.
     reuse_mds: the folder of another run, whose scan is taken over; random_seed and
     max_evaluations stand in place of the file's. options are the fields of
-    evolve.config.RunOptions (strategy, device ...). Raises DarwinError, and
+    evolve.options.RunOptions (strategy, device ...). Raises DarwinError, and
     evolve.record.Interrupted after Ctrl-C.
     """
     from mergekit_darwin.evolve.run import evolve
@@ -142,7 +144,7 @@ def _chosen(
 
 
 def _run_options(given: Mapping[str, Any]) -> RunOptions:
-    from mergekit_darwin.evolve.config import RunOptions
+    from mergekit_darwin.evolve.options import RunOptions
 
     refuse_unknown(given, RunOptions.__dataclass_fields__)
     return RunOptions(**given)

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 from mergekit_darwin.errors import DarwinError, refuse_unknown
+from mergekit_darwin.talk import ProbeOptions
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from mergekit_darwin.health.report import Health
     from mergekit_darwin.merge.preview import Preview
     from mergekit_darwin.ratios.genome import Genome
@@ -25,24 +24,6 @@ SUPPORTED = ((0, 1, 5), (0, 2))  # mergekit: from, up to but not including
 PathLike = str | Path  # a file or folder
 
 
-class Running(TypedDict, total=False):
-    """How models are opened and run; every key may be left out.
-
-    device: "cpu", "cuda", ...; dtype: float32, bfloat16, float16 or float64;
-    max_tokens: most tokens of one probe item; batch_size: items run together; stream:
-    one layer in memory at a time; the rest as mergekit's options of the same names.
-    """
-
-    device: str
-    dtype: str
-    max_tokens: int
-    batch_size: int
-    stream: bool
-    trust_remote_code: bool
-    transformers_cache: str | None
-    lora_merge_cache: str | None
-
-
 def scan_parents(
     father: str,
     mother: str,
@@ -51,7 +32,7 @@ def scan_parents(
     out: PathLike,
     probes: PathLike | Sequence[Probe] | None = None,
     progress: bool = False,
-    **running: Unpack[Running],
+    **running: Any,
 ) -> Report:
     """Measure what every tensor and layer of two parents is for.
 
@@ -60,7 +41,8 @@ def scan_parents(
     with a base the gains in nats a token. probes: a folder of .jsonl or .txt files,
     None for those that come with the package, () for no probes at all. A scan that was
     stopped goes on; a finished one of the same parents and settings is returned as it
-    is. Raises DarwinError, leaving no report behind.
+    is. running are the fields of talk.ProbeOptions (device, dtype, batch_size, stream,
+    ...). Raises DarwinError, leaving no report behind.
     """
     from mergekit_darwin.ratios.report_picture import draw
     from mergekit_darwin.scan.run import check_out, scan
@@ -146,7 +128,7 @@ def check_health(
     probes: PathLike | Sequence[Probe] | None = None,
     thresholds: Mapping[str, float] | None = None,
     progress: bool = False,
-    **running: Unpack[Running],
+    **running: Any,
 ) -> Health:
     """Return the health of a merged model, of any tool, against its parents.
 
@@ -154,8 +136,8 @@ def check_health(
     scan's report, so that the parents are not probed again. verify: which tensors of a
     darwin_v6 child are merged again and compared bit for bit. thresholds: lines to
     move, by name (health.thresholds.Thresholds). With out, health.json and health.png
-    are written there. Raises DarwinError if a model cannot be opened or the parents are
-    unknown; a bad child raises nothing, its verdict says so.
+    are written there. running as in scan_parents. Raises DarwinError if a model cannot
+    be opened or the parents are unknown; a bad child raises nothing, its verdict does.
     """
     from mergekit_darwin.health.run import check
     from mergekit_darwin.health.thresholds import moved
@@ -218,10 +200,10 @@ def probes_of(given: PathLike | Sequence[Probe] | None) -> list[Probe]:
     return list(given)
 
 
-def _running(given: Running) -> Any:
-    from mergekit_darwin.models.opened import ProbeOptions, check_device
+def _running(given: Mapping[str, Any]) -> ProbeOptions:
+    from mergekit_darwin.models.opened import check_device
 
-    refuse_unknown(given, Running.__annotations__)
+    refuse_unknown(given, ProbeOptions.__dataclass_fields__)
     check_device(given.get("device", "cpu"))
     return ProbeOptions(**given)
 

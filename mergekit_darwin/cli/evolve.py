@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from mergekit_darwin.talk import setup_logging, verbosity
+from mergekit_darwin.evolve.options import RunOptions
+from mergekit_darwin.talk import INTERRUPTED, options_of, setup_logging, verbosity
 
-_INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
 _BAD_HEALTH = 3
 _OURS = (  # what is not an option of the run itself
     *("storage_path", "check", "init", "base", "items", "out"),
@@ -51,66 +51,9 @@ _OURS = (  # what is not an option of the run itself
     help="With --init: the file to write; task files go beside it.",
 )
 @click.option(
-    "--scratch",
-    type=click.Path(file_okay=False),
-    help="Folder for candidates, deleted one by one (a RAM disk, say)."
-    "  [default: STORAGE_PATH/scratch]",
-)
-@click.option(
-    "--strategy",
-    type=click.Choice(["serial", "ray"]),
-    default="serial",
-    show_default=True,
-    help="Measure here, or by Ray actors; the result is the same.",
-)
-@click.option(
-    "--num-workers",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Ray actors.",
-)
-@click.option(
-    "--gpus-per-worker",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="GPUs that each Ray actor asks for.",
-)
-@click.option(
-    "--ray-address",
-    help="A cluster that is up (auto, or HOST:PORT), not one made here.",
-)
-@click.option(
     "--reuse-mds",
     type=click.Path(exists=True, file_okay=False),
     help="Folder of another run of these parents: its scan is taken over.",
-)
-@click.option(
-    "--in-memory/--no-in-memory",
-    default=None,
-    help="Merge into a loaded model instead of over the disk."
-    "  [default: where the model fits]",
-)
-@click.option(
-    "--device", default="cpu", show_default=True, help="Merge and measure on it."
-)
-@click.option(
-    "--eval-dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Type to measure in; auto: float32 on a CPU, else the files' own.",
-)
-@click.option(
-    "--batch-size", default="64", show_default=True, help="Of measuring; auto too."
-)
-@click.option("--num-threads", type=click.IntRange(1), help="CPU threads of torch.")
-@click.option(
-    "--random-search/--no-random-search",
-    default=False,
-    show_default=True,
-    help="Measure as many random genomes as well, for comparison.",
 )
 @click.option("--random-seed", type=click.IntRange(1), help="In place of search.seed.")
 @click.option(
@@ -118,24 +61,7 @@ _OURS = (  # what is not an option of the run itself
     type=click.IntRange(1),
     help="In place of search.max_evaluations.",
 )
-@click.option(
-    "--allow-benchmark-tasks",
-    is_flag=True,
-    help="Search on public benchmarks' items; the report will say so.",
-)
-@click.option(
-    "--trust-remote-code/--no-trust-remote-code",
-    default=False,
-    show_default=True,
-    help="Trust remote code from model repositories (danger).",
-)
-@click.option("--wandb", is_flag=True, help="Log to Weights & Biases.")
-@click.option(
-    "--wandb-project",
-    default="mergekit-darwin",
-    show_default=True,
-    help="Project to log to.",
-)
+@options_of(RunOptions)
 @verbosity
 def main(words: tuple[str, ...], verbose: int, quiet: bool, **options: Any) -> None:
     """Breed a child of two models: scan, search, merge, check, and compare.
@@ -196,7 +122,7 @@ def _run(path: str, given: dict[str, Any], options: dict[str, Any]) -> int:
             f"Stopped; everything measured is written down. Go on with:\n  {command}",
             err=True,
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     click.echo((finished.folder / "report.md").as_posix())
     bad = finished.health is not None and finished.health.verdict == "unhealthy"
     return _BAD_HEALTH if bad else 0

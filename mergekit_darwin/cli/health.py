@@ -54,7 +54,7 @@ def read_lines(given: tuple[str, ...]) -> dict[str, float]:
     help="Which tensors of a darwin_v6 child are merged again and compared.",
 )
 @talk.chosen_probes
-@talk.probing
+@talk.options_of(talk.ProbeOptions, "device", "dtype", "stream", *talk.LOADING)
 @click.option(
     "--threshold",
     "thresholds",
@@ -62,15 +62,12 @@ def read_lines(given: tuple[str, ...]) -> dict[str, float]:
     multiple=True,
     help="Move a line of the verdict; may be repeated. The names are below.",
 )
-@talk.loading
 @talk.paged
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @talk.verbosity
 def main(
     child: str,
     out: str | None,
-    probes: str | None,
-    no_probes: bool,
     thresholds: tuple[str, ...],
     as_json: bool,
     page: Path | None,
@@ -91,7 +88,6 @@ def main(
     health = check_health(
         child,
         out=default_out(child, out),
-        probes=() if no_probes else probes,
         thresholds=lines,
         progress=not quiet,
         **options,

@@ -11,7 +11,14 @@ import click
 
 from mergekit_darwin.errors import printable
 from mergekit_darwin.merge.filters import METHODS
-from mergekit_darwin.talk import loading, paged, setup_logging, verbosity
+from mergekit_darwin.talk import (
+    LOADING,
+    ProbeOptions,
+    options_of,
+    paged,
+    setup_logging,
+    verbosity,
+)
 
 if TYPE_CHECKING:
     from mergekit_darwin.merge.findings import Finding
@@ -65,7 +72,7 @@ LOG = logging.getLogger("mergekit_darwin")
     type=click.Path(file_okay=False),
     help="Where mergekit-multi keeps the results of its steps.",
 )
-@loading
+@options_of(ProbeOptions, *LOADING)
 @verbosity
 def main(config_file: str, verbose: int, **given: Any) -> None:
     """Say whether the parents of DARWIN.yml fit, and the ratio of every tensor.

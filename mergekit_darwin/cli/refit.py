@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mergekit_darwin import talk
+from mergekit_darwin.refit.options import BATCH, RefitOptions
 
 LOST = 3  # the exit code of a child that has lost general text
 
@@ -45,38 +46,8 @@ LOST = 3  # the exit code of a child that has lost general text
     type=click.Path(exists=True, file_okay=False),
     help="Folder of general texts on which the child stays as it is; default: ours.",
 )
-@click.option(
-    "--keep-weight",
-    type=float,
-    default=10.0,
-    show_default=True,
-    help="Weight of general text beside 1 for each parent; 0 leaves it out.",
-)
-@click.option(
-    "--maps",
-    type=click.Choice(["last", "writers", "all"]),
-    default="last",
-    show_default=True,
-    help="Which maps are solved: each layer's last and its experts, those that write"
-    " the residual stream, or all.",
-)
-@click.option("--ridge", type=float, help="Against change of the weights.")
-@click.option(
-    "--rho", type=float, help="Start from base + RHO (child - base); needs --base."
-)
-@click.option(
-    "--targets",
-    type=click.Choice(["residual", "output"]),
-    default="residual",
-    show_default=True,
-    help="What maps that write the residual stream aim at: the parent's stream after"
-    " them, or the parent's own output.",
-)
-@click.option("--sweeps", type=click.IntRange(1), help="Passes over the layers.")
-@talk.probing
-@click.option("--max-tokens", type=click.IntRange(2), help="Most tokens of one text.")
-@click.option("--batch-size", type=click.IntRange(1), help="Texts run together.")
-@talk.loading
+@talk.options_of(RefitOptions)
+@talk.options_of(talk.ProbeOptions, batch_size=BATCH)
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @talk.verbosity
 def main(
@@ -102,7 +73,7 @@ def main(
         father_probes=[n for n in father_probes.split(",") if n],
         mother_probes=[n for n in mother_probes.split(",") if n],
         progress=not quiet,
-        **{name: value for name, value in options.items() if value is not None},
+        **options,
     )
     click.echo(report.model_dump_json(indent=1) if as_json else refit_text(report))
     sys.exit(LOST if report.verdict != "sound" else 0)

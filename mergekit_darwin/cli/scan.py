@@ -17,30 +17,13 @@ from mergekit_darwin.errors import printable
 @click.option("--base", help="Common ancestor; adds task vectors and gains.")
 @click.option("--out", required=True, help="Folder for mds.json and its pictures.")
 @talk.chosen_probes
-@talk.probing
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(2),
-    default=256,
-    show_default=True,
-    help="Most tokens taken of one probe item.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Probe items run together.",
-)
-@talk.loading
+@talk.options_of(talk.ProbeOptions)
 @talk.paged
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @talk.verbosity
 def main(
     father: str,
     mother: str,
-    no_probes: bool,
-    probes: str | None,
     as_json: bool,
     page: Path | None,
     verbose: int,
@@ -56,8 +39,7 @@ def main(
     from mergekit_darwin.api import scan_parents
     from mergekit_darwin.ratios.report_screen import screen
 
-    chosen = () if no_probes else probes
-    report = scan_parents(father, mother, probes=chosen, progress=not quiet, **options)
+    report = scan_parents(father, mother, progress=not quiet, **options)
     if page is not None:
         from mergekit_darwin.ratios.page import write_scan_page
 

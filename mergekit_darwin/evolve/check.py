@@ -14,7 +14,8 @@ import torch
 from mergekit.common import dtype_from_name
 
 from mergekit_darwin.errors import DarwinError, nearest, reason
-from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
+from mergekit_darwin.evolve.config import EvolveConfig
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.refits import given_texts
 from mergekit_darwin.evolve.tasks import TaskSet
 from mergekit_darwin.evolve.workers import Worker

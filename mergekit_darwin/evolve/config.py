@@ -1,8 +1,7 @@
-"""EVOLVE.yml: every key, its default and its meaning; and what a start may choose."""
+"""EVOLVE.yml: every key, its default and its meaning."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,33 +28,6 @@ OWN_ARGS = {
     "dtype": "--eval-dtype",
     "trust_remote_code": "--trust-remote-code",
 }
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What may change between two starts of one run without changing its result.
-
-    in_memory None means: where the model fits. eval_dtype "auto" is float32 on a CPU,
-    else the files' own. num_threads are torch's,
-    in every worker alike, so that sums come out the same in all of them.
-    """
-
-    scratch: str | None = None
-    strategy: Literal["serial", "ray"] = "serial"
-    num_workers: int = 1
-    gpus_per_worker: float = 0.0
-    ray_address: str | None = None
-    in_memory: bool | None = None
-    device: str = "cpu"
-    eval_dtype: str = "auto"
-    batch_size: str = "64"
-    num_threads: int | None = None
-    random_search: bool = False
-    allow_benchmark_tasks: bool = False
-    trust_remote_code: bool = False
-    wandb: bool = False
-    wandb_project: str = "mergekit-darwin"
-    quiet: bool = False
 
 
 class _Strict(BaseModel):

@@ -17,7 +17,7 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.breed import breed_children, choose, random_search
 from mergekit_darwin.evolve.card import write_card
 from mergekit_darwin.evolve.check import check_all, check_machine, plan, try_items
-from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
+from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.diagnose import diagnose
 from mergekit_darwin.evolve.finish import (
     Finished,
@@ -30,6 +30,7 @@ from mergekit_darwin.evolve.finish import (
 from mergekit_darwin.evolve.folder import claim, freeze, is_begun, scratch_of
 from mergekit_darwin.evolve.html import write_html
 from mergekit_darwin.evolve.log import Evaluation
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
 from mergekit_darwin.evolve.pools import RayPool, SerialPool
 from mergekit_darwin.evolve.reading import check_benchmarks

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin.errors import DarwinError, Unchanged, reason
-from mergekit_darwin.evolve.config import EvolveConfig, RunOptions
+from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.fitness import Result, evaluate, not_the_genome
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.merge.yaml import merge_into, merge_to, output_config
 from mergekit_darwin.models.harness import open_model

@@ -15,34 +15,10 @@ from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.loading import check_loaded
 from mergekit_darwin.models.stream import DiskWeights, disk_weights, empty_model
-from mergekit_darwin.talk import silent
+from mergekit_darwin.talk import DTYPES, LOADING, ProbeOptions, silent
 
 if TYPE_CHECKING:
     from mergekit.options import MergeOptions
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """How probes run. max_tokens bounds one item; batch_size counts items.
-
-    stream holds one layer's weights at a time (and embedding and head), from disk.
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    max_tokens: int = 256
-    batch_size: int = 8
-    stream: bool = False
-    trust_remote_code: bool = False
-    transformers_cache: str | None = None
-    lora_merge_cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +82,7 @@ def open_model(name: str, options: ProbeOptions) -> OpenModel:
     checkpoint = open_checkpoint(name, merge_options(options))
     remote = options.trust_remote_code
     tokenizer = _tokenizer(name, checkpoint.path, options)  # imports transformers
-    dtype, device = DTYPES[options.dtype], options.device
+    dtype, device = getattr(torch, options.dtype), options.device
     with silent("transformers"):
         config = read_config(name, checkpoint.path, remote)
         if options.stream:
@@ -221,11 +197,7 @@ def merge_options(options: ProbeOptions) -> MergeOptions:
     """Return mergekit's options for loading the same models."""
     from mergekit.options import MergeOptions
 
-    return MergeOptions(
-        trust_remote_code=options.trust_remote_code,
-        transformers_cache=options.transformers_cache,
-        lora_merge_cache=options.lora_merge_cache,
-    )
+    return MergeOptions(**{name: getattr(options, name) for name in LOADING})
 
 
 def _tokenizer(name: str, path: str, options: ProbeOptions) -> Any:

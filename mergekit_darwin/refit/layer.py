@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from mergekit_darwin.refit.experts import (
     routed,
     weight_at,
 )
+from mergekit_darwin.refit.options import Maps
 from mergekit_darwin.refit.order import Stage, Stopped, forwards, units
 from mergekit_darwin.refit.solve import (
     Moments,
@@ -29,8 +30,6 @@ from mergekit_darwin.refit.solve import (
 from mergekit_darwin.refit.teaching import Held, Taught, augmented, chosen, index_of
 from mergekit_darwin.refit.texts import Group, Stream
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
-
-Maps = Literal["last", "writers", "all"]
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,48 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import click
 
 from mergekit_darwin.errors import DarwinError, refuse_unknown
-from mergekit_darwin.models.opened import ProbeOptions
-from mergekit_darwin.refit.layer import Maps
+from mergekit_darwin.talk import ProbeOptions, asked
+
+Maps = Literal["last", "writers", "all"]
+Targets = Literal["residual", "output"]
+BATCH = 32  # texts run together, unless told
 
 
 @dataclass(frozen=True)
 class RefitOptions:
     """How a child is refitted.
 
-    ridge: against change, in units of an input's own mean square. keep_weight: of
-    general text beside 1 for each parent; 0 leaves it out. maps: last, each layer's
-    last one and its experts; writers, all that write the residual stream; all. rho:
-    with a base, maps start from base + rho (child - base). targets: residual, maps that
-    write the stream aim at the parent's stream after them, so that each layer repairs
-    what is left of the errors below; output, they aim at what the parent's map gives.
-    sweeps: passes, each from the last one's child. The defaults are the best of
-    docs/measured.md, "Refit".
+    The ridge is in units of an input's own mean square. By residual targets each layer
+    repairs what is left of the errors below it. Each sweep starts from the last one's
+    child. The defaults are the best of docs/measured.md, "Refit".
     """
 
-    ridge: float = 1e-4
-    keep_weight: float = 10.0
-    maps: Maps = "last"
-    rho: float = 1.0
-    targets: Literal["residual", "output"] = "residual"
-    sweeps: int = 1
-    probing: ProbeOptions = field(default_factory=lambda: ProbeOptions(batch_size=32))
+    keep_weight: float = asked(
+        10.0, "Weight of general text beside 1 for each parent; 0 leaves it out."
+    )
+    maps: Maps = asked(
+        "last",
+        "Which maps are solved: each layer's last and its experts, those that write"
+        " the residual stream, or all.",
+        type=click.Choice(get_args(Maps)),
+    )
+    ridge: float = asked(1e-4, "Against change of the weights.")
+    rho: float = asked(1.0, "Start from base + RHO (child - base); needs --base.")
+    targets: Targets = asked(
+        "residual",
+        "What maps that write the residual stream aim at: the parent's stream after"
+        " them, or the parent's own output.",
+        type=click.Choice(get_args(Targets)),
+    )
+    sweeps: int = asked(1, "Passes over the layers.", type=click.IntRange(1))
+    probing: ProbeOptions = field(
+        default_factory=lambda: ProbeOptions(batch_size=BATCH)
+    )
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.rho):
@@ -53,7 +67,7 @@ def refit_options(given: Mapping[str, Any]) -> RefitOptions:
     ours = {line.name for line in fields(RefitOptions)} - {"probing"}
     theirs = {line.name for line in fields(ProbeOptions)}
     refuse_unknown(given, sorted(ours | theirs))
-    running = {"batch_size": 32, **{n: v for n, v in given.items() if n in theirs}}
+    running = {"batch_size": BATCH, **{n: v for n, v in given.items() if n in theirs}}
     return RefitOptions(
         **{n: v for n, v in given.items() if n in ours},
         probing=ProbeOptions(**running),

@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve import check as checks
-from mergekit_darwin.evolve.config import RunOptions
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import check, evolve
 from mergekit_darwin.evolve.workers import Worker

@@ -9,9 +9,9 @@ import pytest
 lm_eval = pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError  # noqa: E402
-from mergekit_darwin.evolve.config import RunOptions  # noqa: E402
 from mergekit_darwin.evolve.fitness import standard_error  # noqa: E402
 from mergekit_darwin.evolve.log import Candidate  # noqa: E402
+from mergekit_darwin.evolve.options import RunOptions  # noqa: E402
 from mergekit_darwin.evolve.reading import make_config  # noqa: E402
 from mergekit_darwin.evolve.tasks import (  # noqa: E402
     load_task_sets,

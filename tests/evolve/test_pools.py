@@ -22,8 +22,8 @@ pytest.importorskip("ray")
 import ray
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.log import read_log
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
 from tests import evolving

@@ -14,8 +14,8 @@ pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.compare import make_comparison, room
-from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.log import Evaluation, read_log
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.pages import said_of_room
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.refits import Refitted, best_refit

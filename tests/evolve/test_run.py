@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.folder import claim
 from mergekit_darwin.evolve.log import read_log
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
 from mergekit_darwin.locks import locked
