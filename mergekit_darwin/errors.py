@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -50,14 +52,18 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
-def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse the first option that is not a known one. Raises DarwinError."""
+def refuse_unknown(
+    given: Iterable[str], known: Iterable[str], lack: str = "There is no option"
+) -> None:
+    """Refuse the first name that is not a known one: lack, and the name.
+
+    Raises DarwinError.
+    """
     names = list(known)
     for name in given:
         if name not in names:
             raise DarwinError(
-                f"There is no option {name!r}.{nearest(name, names)}"
-                f" Known are {', '.join(names)}."
+                f"{lack} {name!r}.{nearest(name, names)} Known: {', '.join(names)}."
             )
 
 
@@ -88,6 +94,13 @@ def quoted(words: object, most: int = 80) -> str:
     text = "".join(c if c.isprintable() else " " for c in str(words))
     text = " ".join(text.translate(_MARKS).replace("://", ": //").split())
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(model: str) -> str:
+    """Return a model as a card should name it: a path by its last two parts."""
+    if not os.path.isabs(model):
+        return model
+    return "/".join(Path(model).parts[-2:])
 
 
 def reason(error: BaseException, most: int = 300) -> str:

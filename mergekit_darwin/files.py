@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mergekit_darwin.errors import DarwinError, about, reason
 from mergekit_darwin.locks import beside
+
+
+class Frozen(BaseModel):
+    """A document or settings: of known keys only, and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
 
 Document = TypeVar("Document", bound=BaseModel)
 _MOST_NESTED, _MOST_VALUES, _LONGEST = 100, 1_000_000, 8_000_000

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from mergekit_darwin.delphi.answers import Reader, reader_of
 from mergekit_darwin.delphi.draw import Item, Sampling, Source, draw, greedy
@@ -22,7 +22,7 @@ from mergekit_darwin.delphi.report import Report, make_report
 from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
 from mergekit_darwin.delphi.servers import check_server
 from mergekit_darwin.errors import DarwinError, about, nearest
-from mergekit_darwin.files import write_whole
+from mergekit_darwin.files import Frozen, write_whole
 from mergekit_darwin.locks import locked
 from mergekit_darwin.models.config import check_files
 from mergekit_darwin.models.harness import load_tasks, open_model, quiet
@@ -33,7 +33,7 @@ LOG = logging.getLogger("mergekit_darwin")
 JSON_NAME, PAGE_NAME, PICTURE_NAME = "report.json", "report.md", "delphi.png"
 
 
-class Options(BaseModel):
+class Options(Frozen):
     """How a consensus run is done; every option has the command's name and meaning.
 
     samples: most samples an item; stage: samples drawn before the vote is looked at;
@@ -43,8 +43,6 @@ class Options(BaseModel):
     name a filter ("exact_match,strict-match"); extract is a pattern that reads the
     answer. The rest is lm-evaluation-harness's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     samples: int = 16
     stage: int = 2

@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import FiniteFloat
 
 from mergekit_darwin.delphi.vote import Plan, replay
-from mergekit_darwin.files import append, cut_torn_line, read_lines
+from mergekit_darwin.files import Frozen, append, cut_torn_line, read_lines
 
 SAMPLES_NAME = "samples.jsonl"
 Key = tuple[str, int]  # task and item
 
 
-class Sample(BaseModel):
+class Sample(Frozen):
     """One generated text of one item: a line of samples.jsonl.
 
     stage 0 is the greedy text, sampled stages count from 1; sample counts from 0 over
     all stages. answer is None where the text has none; correct is the task's metric,
     1 and 0 where that is right and wrong; tokens is None where they cannot be counted.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
     item: int

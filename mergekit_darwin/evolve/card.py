@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from mergekit_darwin.errors import quoted
+from mergekit_darwin.errors import quoted, shown
 from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.family import (
     KEY,
@@ -18,7 +18,6 @@ from mergekit_darwin.evolve.family import (
     bred,
     draw_family,
     lines,
-    shown,
 )
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     FiniteFloat,
     field_validator,
     model_validator,
 )
 
+from mergekit_darwin.files import Frozen
 from mergekit_darwin.merge.settings import Number, WholeMerge
 from mergekit_darwin.ratios.genome import MAX_BLOCKS
 from mergekit_darwin.ratios.scores import Mri
@@ -30,11 +29,7 @@ OWN_ARGS = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskSetting(_Strict):
+class TaskSetting(Frozen):
     """One lm-evaluation-harness task: its weight in the score, and its metric.
 
     metric may name a filter after a comma ("exact_match,strict-match"); a metric that

@@ -8,7 +8,6 @@ is ever opened, and names are shown as plain text.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from mergekit_darwin import plots
-from mergekit_darwin.errors import DarwinError, quoted, reason
+from mergekit_darwin.errors import DarwinError, quoted, reason, shown
 
 KEY = "mergekit_darwin"  # of our part of a card's metadata
 MOST_GENERATIONS = 8  # that a card lists: a tree doubles with each
@@ -175,13 +174,6 @@ def score_words(found: Score) -> str:
     """Return a score with its standard error."""
     error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
     return f"{found.score:.4f}{error}"
-
-
-def shown(model: str) -> str:
-    """Return a model as a card should name it: a path by its last two parts."""
-    if not os.path.isabs(model):
-        return model
-    return "/".join(Path(model).parts[-2:])
 
 
 def draw_family(member: Member, path: Path) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.files import append, cut_torn_line, read_lines
+from mergekit_darwin.files import Frozen, append, cut_torn_line, read_lines
 from mergekit_darwin.ratios.genome import Genome, extended_genes, make_genome
 
 Phase = Literal["parent", "proxy", "real", "refit", "baseline", "final", "stop"]
@@ -19,7 +19,7 @@ Part = Literal["search", "heldout"]
 LOG_NAME = "evaluations.jsonl"
 
 
-class Evaluation(BaseModel):
+class Evaluation(Frozen):
     """One line of the log.
 
     name says what was measured ("father", "linear 0.5", "child"; a genome's hash in
@@ -30,8 +30,6 @@ class Evaluation(BaseModel):
     metric is a mean of such, is not part of the line.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     index: Annotated[int, Field(ge=0)]
     phase: Phase
     generation: int
@@ -40,7 +38,7 @@ class Evaluation(BaseModel):
     genome_hash: str | None = None
     proxy: FiniteFloat | None = None
     score: FiniteFloat | None = None
-    tasks: dict[str, dict[str, FiniteFloat | int | None]] = {}
+    tasks: dict[str, dict[str, FiniteFloat | int | None]] = Field(default_factory=dict)
     items: str | None = None
     merge_s: float | None = None
     eval_s: float | None = None

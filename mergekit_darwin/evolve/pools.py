@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
@@ -18,14 +18,6 @@ LOG = logging.getLogger("mergekit_darwin")
 Job = tuple[Candidate, Evaluation]
 _TRIES = 4  # of one candidate whose worker is lost each time
 _PATIENCE = 20.0  # seconds for a cluster to answer
-
-
-class Pool(Protocol):
-    """Measures candidates; lines come as they are finished, in any order."""
-
-    def run(self, jobs: Sequence[Job], part: Part) -> Iterator[Evaluation]: ...
-
-    def close(self) -> None: ...
 
 
 class SerialPool:
@@ -137,3 +129,6 @@ class RayPool:
             self._ray.kill(actor)
         if self._started:
             self._ray.shutdown()
+
+
+Pool = SerialPool | RayPool  # lines come as they are finished, in any order

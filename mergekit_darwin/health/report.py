@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.files import read_document
+from mergekit_darwin.files import Frozen, read_document
 from mergekit_darwin.health.thresholds import RULES, Severity
 
 Verdict = Literal["healthy", "warning", "unhealthy"]
@@ -19,11 +19,7 @@ Value = FiniteFloat | str | None
 NAMES = {"father": "Father", "mother": "Mother", "child": "child"}  # as in a sentence
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Finding(_Strict):
+class Finding(Frozen):
     """One thing that a rule found: where, what, what was expected, what to try.
 
     found and expected are numbers in the unit that RULES names, or words; layer is
@@ -40,7 +36,7 @@ class Finding(_Strict):
     advice: str = ""
 
 
-class Answer(_Strict):
+class Answer(Frozen):
     """One short greedy answer: fault is "" or how it collapsed."""
 
     model: str
@@ -50,7 +46,7 @@ class Answer(_Strict):
     fault: str = ""
 
 
-class Measured(_Strict):
+class Measured(Frozen):
     """What was measured of child, father and mother, by role.
 
     importance: {role: {PROBE: [L]}}, cosine distances in [0, 2]; loss: {role: {PROBE:
@@ -64,7 +60,7 @@ class Measured(_Strict):
     answers: list[Answer] = Field(default_factory=list)
 
 
-class Health(_Strict):
+class Health(Frozen):
     """A whole health report, as health.json holds it."""
 
     format: Literal["mergekit-darwin/health"] = "mergekit-darwin/health"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from mergekit_darwin.errors import DarwinError, nearest
+from mergekit_darwin.errors import DarwinError, refuse_unknown
 
 Severity = Literal["note", "warning", "error"]
 RANKS: dict[Severity, int] = {"note": 1, "warning": 2, "error": 3}
@@ -67,12 +67,7 @@ def moved(lines: Mapping[str, float]) -> Thresholds:
     Raises DarwinError for a name that is none, or a value that is no line.
     """
     known = [line.name for line in fields(Thresholds)]
-    for name in lines:
-        if name not in known:
-            raise DarwinError(
-                f"There is no threshold {name!r}.{nearest(name, known)}"
-                f" Known are {', '.join(known)}."
-            )
+    refuse_unknown(lines, known, "There is no threshold")
     return Thresholds(**lines)
 
 

@@ -12,14 +12,13 @@ from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
 )
 
+from mergekit_darwin.files import Frozen
 from mergekit_darwin.kernel.blend import Blend
 from mergekit_darwin.kernel.operators import Operation, Operator
 from mergekit_darwin.merge.loaded import LoadedReport, LoadedTable, loaded
@@ -47,10 +46,8 @@ Number = BeforeValidator(_no_switch)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), Number]
 
 
-class WholeMerge(BaseModel):
+class WholeMerge(Frozen):
     """What holds for a whole merge and changes its result, besides the genome."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mri: Mri = Field(
         default="published",

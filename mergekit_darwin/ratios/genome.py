@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Strict
+from pydantic import Strict
 from pydantic.types import FiniteFloat
 
-from mergekit_darwin.errors import DarwinError, nearest
-from mergekit_darwin.files import read_document
+from mergekit_darwin.errors import DarwinError, refuse_unknown
+from mergekit_darwin.files import Frozen, read_document
 
 MAX_BLOCKS = 32
 DEFAULT_BLOCKS = 6
@@ -129,12 +129,7 @@ def make_genome(values: Mapping[str, object], blocks: int = DEFAULT_BLOCKS) -> G
     Raises DarwinError for an unknown gene or a value out of range.
     """
     genes = {gene.name: gene for gene in extended_genes(blocks)}
-    for name in values:
-        if name not in genes:
-            raise DarwinError(
-                f"A genome of {blocks} blocks has no gene {name!r}."
-                f"{nearest(name, genes)} Known: {', '.join(genes)}."
-            )
+    refuse_unknown(values, genes, f"A genome of {blocks} blocks has no gene")
     full = {
         name: gene.check(values.get(name, gene.neutral)) for name, gene in genes.items()
     }
@@ -152,10 +147,8 @@ def genome_hash(genome: Genome, options: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class GenomeFile(BaseModel):
+class GenomeFile(Frozen):
     """genome.json: `format`, `version`, `genes`, and the hash of the merge it won."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: str = "mergekit-darwin/genome"
     version: Annotated[int, Strict()] = 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import yaml
 from matplotlib.ticker import MaxNLocator
 
-from mergekit_darwin.errors import quoted
+from mergekit_darwin.errors import quoted, shown
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.models.manifest import MANIFEST, seal
 from mergekit_darwin.plots import CHILD, FATHER, MOTHER, OTHER, figure, plain, save
@@ -63,13 +62,6 @@ def card(report: RefitReport, name: str) -> str:
         f" `{MANIFEST}` the SHA-256 of every tensor.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def shown(model: str) -> str:
-    """Return a model as a card should name it: a path by its last two parts."""
-    if not os.path.isabs(model):
-        return model
-    return "/".join(Path(model).parts[-2:])
 
 
 def draw_refit(report: RefitReport, file: Path) -> None:

@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import FiniteFloat
 
-from mergekit_darwin.files import read_document
+from mergekit_darwin.files import Frozen, read_document
 from mergekit_darwin.scan.probes import Probe
 
 ALLOWED = 1.05  # general text's loss against the worse parent's; ours
 REPORT = "refit.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Drift(_Strict):
+class Drift(Frozen):
     """How far the child's stream is from each parent's after one layer.
 
     Root mean square of the distance relative to the parent's stream, over the real
@@ -32,7 +28,7 @@ class Drift(_Strict):
     mother_after: FiniteFloat
 
 
-class Losses(_Strict):
+class Losses(Frozen):
     """Mean loss in nats a token of one group of texts, by model."""
 
     father: FiniteFloat
@@ -41,7 +37,7 @@ class Losses(_Strict):
     after: FiniteFloat
 
 
-class Used(_Strict):
+class Used(Frozen):
     """One group of texts: tokens that were fitted, and each probe's digest."""
 
     tokens: int
@@ -53,14 +49,14 @@ class Used(_Strict):
         return cls(tokens=tokens, probes={p.name: p.digest for p in probes})
 
 
-class Model(_Strict):
+class Model(Frozen):
     """A model as it was named, and the digest of its files."""
 
     model: str
     digest: str
 
 
-class RefitReport(_Strict):
+class RefitReport(Frozen):
     """All of refit.json. layers has one row a layer; left names what was not touched.
 
     fitted names what was, as the files do, numbers as *. general is on texts that no

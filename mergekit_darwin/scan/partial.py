@@ -53,9 +53,7 @@ class Partial:
         file = self._file("tensors", key)
         known = self.rows(key)
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = "".join(_line(row) for row in known.values())
-            write_whole(file, text)
+            write_whole(file, "".join(_line(row) for row in known.values()))
             with file.open("a", encoding="utf-8") as stream:
 
                 def record(row: TensorRow) -> None:
@@ -77,7 +75,6 @@ class Partial:
             return form.validate_json(file.read_bytes())
         found = measure()
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, form.dump_json(found).decode())
         return found
 

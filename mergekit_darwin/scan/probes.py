@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, about, nearest
+from mergekit_darwin.errors import DarwinError, about, refuse_unknown
 from mergekit_darwin.files import read_text
 
 STANDARD = ("REASONING", "CODE", "MATH", "KNOWLEDGE", "LANGUAGE")  # Darwin V6
@@ -118,12 +118,7 @@ def _shares(
     if weights is None:
         return {name: 1.0 / len(names) for name in names}
     given = {name.upper(): float(weight) for name, weight in weights.items()}
-    for name in given:
-        if name not in names:
-            raise DarwinError(
-                f"A weight must name a probe; {folder} has no probe {name}."
-                f"{nearest(name, names)} Known: {', '.join(names)}."
-            )
+    refuse_unknown(given, names, f"A weight must name a probe; {folder} has no probe")
     full = {name: given.get(name, 0.0) for name in names}
     total = math.fsum(full.values())
     if min(full.values()) < 0.0 or not 0.0 < total < math.inf:

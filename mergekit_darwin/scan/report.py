@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     FiniteFloat,
     SerializerFunctionWrapHandler,
@@ -18,28 +16,24 @@ from pydantic import (
 )
 
 from mergekit_darwin.errors import DarwinError, some
-from mergekit_darwin.files import read_document
+from mergekit_darwin.files import Frozen, read_document
 from mergekit_darwin.kernel.profile import Profile
 
 Share = Annotated[FiniteFloat, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 Passes = Literal["layers", "whole"]  # how a model was run, see scan/whole.py
 
 
-class ProbeLoss(_Strict):
+class ProbeLoss(Frozen):
     """Mean loss of a probe in nats a token: full model, and each layer skipped [L]."""
 
     full: FiniteFloat
     skipped: list[FiniteFloat]
 
 
-class ModelReport(_Strict):
+class ModelReport(Frozen):
     """What the scan found in one model.
 
     digest identifies the files (checkpoints.digest); layers is L of the probed stack
@@ -82,7 +76,7 @@ class ModelReport(_Strict):
         return self
 
 
-class ProbeSetting(_Strict):
+class ProbeSetting(Frozen):
     """One probe as it was run: digest of its items, how many, and its weight."""
 
     digest: str
@@ -90,7 +84,7 @@ class ProbeSetting(_Strict):
     weight: Annotated[FiniteFloat, Field(ge=0.0, le=1e9)]
 
 
-class Settings(_Strict):
+class Settings(Frozen):
     """How the probes were run; tokens is the most tokens taken of one item."""
 
     tokens: Count = 0
@@ -98,7 +92,7 @@ class Settings(_Strict):
     probes: dict[str, ProbeSetting] = Field(default_factory=dict)
 
 
-class PairStatistics(_Strict):
+class PairStatistics(Frozen):
     """Two task vectors of a tensor: norms, cosine, share of opposite signs."""
 
     norm_father: Share
@@ -107,7 +101,7 @@ class PairStatistics(_Strict):
     opposite_signs: Annotated[FiniteFloat, Field(ge=0.0, le=1.0)]
 
 
-class Report(_Strict):
+class Report(Frozen):
     """A whole MDS report: both parents, optionally their base and the pair."""
 
     format: Literal["mergekit-darwin/mds"] = "mergekit-darwin/mds"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.models.checkpoint import (
     Checkpoint,
     open_checkpoint,
@@ -253,8 +254,6 @@ def _publish(report: Report, partial: Partial, draw: Draw | None) -> None:
     """Write report and pictures aside, then move them into place, the report last."""
     folder = partial.folder
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         pictures = draw(report, folder) if draw is not None else []
-        text = report.model_dump_json(indent=1) + "\n"
-        (folder / "mds.json").write_text(text, encoding="utf-8")
+        write_whole(folder / "mds.json", report.model_dump_json(indent=1) + "\n")
     partial.publish([*pictures, "mds.json"])

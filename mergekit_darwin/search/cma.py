@@ -6,19 +6,18 @@ from typing import Annotated, Any
 
 import cma
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 
+from mergekit_darwin.files import Frozen
 from mergekit_darwin.search.space import Array, Predictor
 
 
-class SearchSettings(BaseModel):
+class SearchSettings(Frozen):
     """How to search: sigma0 in units of the search intervals, popsize None pycma's own.
 
     top_k of a generation are measured; patience counts generations without a better
     score (0: never stop early); max_time is in seconds.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: Annotated[int, Field(ge=1, lt=2**32)] = 1
     sigma0: Annotated[FiniteFloat, Field(gt=0.0, le=1.0)] = 0.2

@@ -69,7 +69,7 @@ def test_weights_are_scaled_to_one_and_unknown_names_refused(tmp_path: Path) -> 
         (tmp_path / f"{name}.txt").write_text("text")
     weights = {p.name: p.weight for p in read_probes(tmp_path, {"a": 3, "B": 1})}
     assert weights == {"A": 0.75, "B": 0.25}
-    with pytest.raises(DarwinError, match="no probe C"):
+    with pytest.raises(DarwinError, match="no probe 'C'"):
         read_probes(tmp_path, {"c": 1})
     with pytest.raises(DarwinError, match="not all 0"):
         read_probes(tmp_path, {"a": 0})
