@@ -11,53 +11,46 @@ imported whenever Python starts, so its names are found when they are first aske
 
 TYPE_CHECKING = False  # typing's own would cost a start of Python more than all this
 if TYPE_CHECKING:
-    from mergekit_darwin.api import breed as breed
-    from mergekit_darwin.api import check_breeding as check_breeding
-    from mergekit_darwin.api import check_health as check_health
-    from mergekit_darwin.api import consensus as consensus
-    from mergekit_darwin.api import family as family
-    from mergekit_darwin.api import merge_yaml as merge_yaml
-    from mergekit_darwin.api import preview_merges as preview_merges
-    from mergekit_darwin.api import ratio_table as ratio_table
-    from mergekit_darwin.api import read_genome as read_genome
-    from mergekit_darwin.api import read_report as read_report
-    from mergekit_darwin.api import refit_child as refit_child
-    from mergekit_darwin.api import register as register
-    from mergekit_darwin.api import scan_parents as scan_parents
-    from mergekit_darwin.api import start_breeding as start_breeding
+    from mergekit_darwin.api.breeding import breed as breed
+    from mergekit_darwin.api.breeding import check_breeding as check_breeding
+    from mergekit_darwin.api.breeding import consensus as consensus
+    from mergekit_darwin.api.breeding import family as family
+    from mergekit_darwin.api.breeding import refit_child as refit_child
+    from mergekit_darwin.api.breeding import start_breeding as start_breeding
+    from mergekit_darwin.api.merging import check_health as check_health
+    from mergekit_darwin.api.merging import merge_yaml as merge_yaml
+    from mergekit_darwin.api.merging import preview_merges as preview_merges
+    from mergekit_darwin.api.merging import ratio_table as ratio_table
+    from mergekit_darwin.api.merging import read_genome as read_genome
+    from mergekit_darwin.api.merging import read_report as read_report
+    from mergekit_darwin.api.merging import register as register
+    from mergekit_darwin.api.merging import scan_parents as scan_parents
     from mergekit_darwin.errors import DarwinError as DarwinError
 
 __version__ = "0.1.0"
 
-_HOMES = dict.fromkeys(
-    (
-        "breed",
-        "check_breeding",
-        "check_health",
-        "consensus",
-        "family",
-        "merge_yaml",
-        "preview_merges",
-        "ratio_table",
-        "read_genome",
-        "read_report",
-        "refit_child",
-        "register",
-        "scan_parents",
-        "start_breeding",
+_HOMES = {
+    "api.breeding": (
+        *("breed", "check_breeding", "consensus"),
+        *("family", "refit_child", "start_breeding"),
     ),
-    "mergekit_darwin.api",
-) | {"DarwinError": "mergekit_darwin.errors"}
+    "api.merging": (
+        *("check_health", "merge_yaml", "preview_merges", "ratio_table"),
+        *("read_genome", "read_report", "register", "scan_parents"),
+    ),
+    "errors": ("DarwinError",),
+}
+_NAMES = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

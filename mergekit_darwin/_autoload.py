@@ -54,7 +54,7 @@ def _call_after(loader, call) -> None:  # type: ignore[no-untyped-def]
 
 def _register() -> None:
     try:
-        from mergekit_darwin.api import register
+        from mergekit_darwin.api.merging import register
 
         register()
     except Exception as error:

@@ -86,7 +86,7 @@ def main(words: tuple[str, ...], verbose: int, quiet: bool, **options: Any) -> N
 
 
 def _init(words: tuple[str, ...], given: dict[str, Any]) -> int:
-    from mergekit_darwin.api import start_breeding
+    from mergekit_darwin.api.breeding import start_breeding
 
     if len(words) != 2:
         raise click.UsageError("--init takes two models: --init FATHER MOTHER.")
@@ -107,7 +107,7 @@ def _speak(verbose: int, quiet: bool) -> None:
 
 
 def _run(path: str, given: dict[str, Any], options: dict[str, Any]) -> int:
-    from mergekit_darwin.api import breed, check_breeding
+    from mergekit_darwin.api.breeding import breed, check_breeding
     from mergekit_darwin.evolve.record import Interrupted
 
     if given["check"]:

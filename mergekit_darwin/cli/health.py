@@ -82,7 +82,7 @@ def main(
     """
     lines = read_lines(thresholds)
     talk.setup_logging(verbose, quiet)
-    from mergekit_darwin.api import check_health
+    from mergekit_darwin.api.merging import check_health
     from mergekit_darwin.health.report import default_out, health_json, health_text
 
     health = check_health(

@@ -90,7 +90,7 @@ def main(config_file: str, verbose: int, **given: Any) -> None:
     setup_logging(verbose, wish.quiet)
     from transformers import logging as transformers_logging
 
-    from mergekit_darwin.api import preview_merges
+    from mergekit_darwin.api.merging import preview_merges
 
     if verbose == 0:
         transformers_logging.set_verbosity_error()  # it has a handler of its own

@@ -65,7 +65,7 @@ def main(
     above the worse parent's.
     """
     talk.setup_logging(verbose, quiet)
-    from mergekit_darwin.api import refit_child
+    from mergekit_darwin.api.breeding import refit_child
     from mergekit_darwin.refit.report import refit_text
 
     report = refit_child(

@@ -36,7 +36,7 @@ def main(
     Stopped and started again with the same words, the scan goes on where it was.
     """
     talk.setup_logging(verbose, quiet)
-    from mergekit_darwin.api import scan_parents
+    from mergekit_darwin.api.merging import scan_parents
     from mergekit_darwin.ratios.report_screen import screen
 
     report = scan_parents(father, mother, progress=not quiet, **options)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mergekit_darwin.scan.decoder import Call, Decoder, apply_layer, record
-from mergekit_darwin.scan.layers import Batch
+from mergekit_darwin.scan.layers import Batch, patched
 
 _TOKENS = 8
 _ALONE = 1e-2  # share of a push that may come out of the layer as something else
@@ -73,13 +73,9 @@ def forwards(
     modules: Mapping[str, nn.Module], make: Callable[[str, Any], Callable[..., Any]]
 ) -> Iterator[None]:
     """Give modules the forwards that make(path, original) returns, for a while."""
-    for path, module in modules.items():
-        module.__dict__["forward"] = make(path, type(module).forward.__get__(module))
-    try:
+    made = [make(p, type(m).forward.__get__(m)) for p, m in modules.items()]
+    with patched(list(modules.values()), made):
         yield
-    finally:
-        for module in modules.values():
-            module.__dict__.pop("forward", None)
 
 
 @dataclass(frozen=True)

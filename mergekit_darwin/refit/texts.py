@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.scan.decoder import Call, Decoder, apply_layer, finish, record
-from mergekit_darwin.scan.layers import Batch, make_batch
+from mergekit_darwin.scan.layers import Batch, item_losses, make_batch
 from mergekit_darwin.scan.probes import (
     Probe,
     ProbeItem,
@@ -94,11 +93,7 @@ def loss(decoder: Decoder, streams: Sequence[Stream]) -> float:
     values = []
     for stream in streams:
         _, losses = finish(decoder, stream.batch, stream.hidden)
-        count = len(stream.batch.lengths)
-        owner = stream.batch.owner.cpu()
-        total = torch.zeros(count, dtype=torch.float64)
-        total.index_add_(0, owner, losses.double().cpu())
-        values += (total / torch.bincount(owner, minlength=count)).tolist()
+        values += item_losses(stream.batch, losses)
     return sum(values) / len(values)
 
 

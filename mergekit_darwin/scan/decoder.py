@@ -8,8 +8,7 @@ hand on hidden states of ours (`finish`).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from mergekit_darwin.scan.layers import (
     Batch,
     find_head,
     find_layers,
+    patched,
     read_head,
     token_losses,
 )
@@ -96,7 +96,7 @@ def _extras(decoder: Decoder) -> int | None:
             raise _Stop
 
         ids = torch.zeros((1, 2), dtype=torch.int64, device=decoder.source.device)
-        with _patched([first], [watch]):
+        with patched([first], [watch]):
             _forward(decoder, ids)
     if len(outputs) != 1:
         raise _not_plain(decoder, 0, "it is not called")
@@ -119,20 +119,6 @@ def _not_plain(decoder: Decoder, layer: int, why: str) -> CannotDrive:
         f"{decoder.source.name} cannot be run layer by layer: layer {layer}"
         f" ({decoder.path}) must map hidden states to hidden states; {why}."
     )
-
-
-@contextlib.contextmanager
-def _patched(
-    modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]
-) -> Iterator[None]:
-    """Give modules other forwards; attributes that the model reads stay theirs."""
-    for module, forward in zip(modules, forwards, strict=True):
-        module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.__dict__.pop("forward", None)
 
 
 def _forward(decoder: Decoder, ids: Tensor) -> Any:
@@ -182,7 +168,7 @@ def record(decoder: Decoder, batch: Batch) -> tuple[Tensor, list[Call]]:
         return note
 
     stand_ins = [stand_in(layer) for layer in range(decoder.depth)]
-    with _patched(decoder.layers, stand_ins):
+    with patched(decoder.layers, stand_ins):
         _forward(decoder, batch.ids)
     if len(calls) != decoder.depth:
         raise _not_plain(decoder, len(calls), "it is not called")
@@ -234,7 +220,7 @@ def _tail(
 
     layers = decoder.layers if hidden is not None else ()
     stand_ins = [stand_in(layer) for layer in range(len(layers))]
-    with _patched(layers, stand_ins):
+    with patched(layers, stand_ins):
         return read_head(
             decoder.source, rows, lambda: _forward(decoder, batch.ids).logits
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,20 @@ def find_layers(source: OpenModel) -> tuple[str, nn.ModuleList]:
     )
 
 
+@contextlib.contextmanager
+def patched(
+    modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]
+) -> Iterator[None]:
+    """Give modules other forwards; attributes that the model reads stay theirs."""
+    for module, forward in zip(modules, forwards, strict=True):
+        module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+
+
 def find_head(source: OpenModel) -> Any:
     """Return the LM head. Raises DarwinError if the model has none."""
     head = source.model.get_output_embeddings()  # type: ignore[operator]
@@ -123,6 +138,14 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Return each token's loss [N] in nats, float32 or wider, from logits [N, V]."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return nn.functional.cross_entropy(wide, targets, reduction="none")
+
+
+def item_losses(batch: Batch, losses: Tensor) -> list[float]:
+    """Return the mean loss of each item's completion, nats a token, from those [N]."""
+    owner, values = batch.owner.cpu(), losses.detach().cpu().double()
+    count = len(batch.lengths)
+    total = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, values)
+    return (total / torch.bincount(owner, minlength=count)).tolist()
 
 
 def layer_stack(model: str, path: str, depth: int, options: ProbeOptions) -> str:

@@ -22,7 +22,7 @@ from mergekit_darwin.scan.decoder import (
     finish,
     record,
 )
-from mergekit_darwin.scan.layers import Batch, make_batch
+from mergekit_darwin.scan.layers import Batch, item_losses, make_batch
 from mergekit_darwin.scan.probes import Encoded
 from mergekit_darwin.talk import Progress
 
@@ -153,24 +153,16 @@ def _results(
 ) -> list[Skipped]:
     """Return each item's distances and losses from the last layer's outputs."""
     full, loss = finish(decoder, batch, variants[0])
-    losses = [_by_item(batch, loss)]
+    losses = [item_losses(batch, loss)]
     distances = []
     for hidden in variants[1:]:
         state, loss = finish(decoder, batch, hidden)
-        losses.append(_by_item(batch, loss))
+        losses.append(item_losses(batch, loss))
         distances.append(_item_distances(batch, full, state))
     return [
         Skipped(tuple(row[i] for row in distances), tuple(row[i] for row in losses))
         for i in range(len(batch.lengths))
     ]
-
-
-def _by_item(batch: Batch, loss: Tensor) -> list[float]:
-    """Return the mean loss of each item's completion, nats a token."""
-    owner, values = batch.owner.cpu(), loss.detach().cpu().double()
-    count = len(batch.lengths)
-    total = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, values)
-    return (total / torch.bincount(owner, minlength=count)).tolist()
 
 
 def _item_distances(batch: Batch, full: Tensor, state: Tensor) -> list[float]:

@@ -7,9 +7,8 @@ time, without padding, so that models which are not causal read what they should
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import OpenModel
-from mergekit_darwin.scan.layers import find_layers, read_head, token_losses
+from mergekit_darwin.scan.layers import find_layers, patched, read_head, token_losses
 from mergekit_darwin.scan.probes import Encoded
 
 Reading = Literal["causal", "masked", "encoder-decoder"]
@@ -80,7 +79,9 @@ def run_whole(whole: Whole, item: Encoded, skip: int | None) -> tuple[Tensor, Te
     model = whole.source.model
     known = inspect.signature(model.forward).parameters
     quick = {"use_cache": False} if "use_cache" in known else {}
-    with _skipped(whole, skip):
+    skipped = [] if skip is None else [whole.layers[skip]]
+    forwards = [_hand_on(whole, skip or 0, layer.forward) for layer in skipped]
+    with patched(skipped, forwards):
         states, logits = read_head(
             whole.source, inputs.rows, lambda: model(**inputs.given, **quick).logits
         )
@@ -134,20 +135,6 @@ def _made(
     tensors = {key: torch.tensor([ids], device=device) for key, ids in given.items()}
     ends = torch.tensor([rows, targets], device=device)
     return _Inputs(tensors, ends[0], ends[1], first)
-
-
-@contextlib.contextmanager
-def _skipped(whole: Whole, layer: int | None) -> Iterator[None]:
-    """Let one layer hand on its input; attributes that the model reads stay its own."""
-    if layer is None:
-        yield
-        return
-    module = whole.layers[layer]
-    module.__dict__["forward"] = _hand_on(whole, layer, module.forward)
-    try:
-        yield
-    finally:
-        module.__dict__.pop("forward", None)
 
 
 def _hand_on(whole: Whole, layer: int, forward: Callable[..., Any]) -> Any:

@@ -22,7 +22,7 @@ from mergekit.io.tasks import LoadTensor
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from mergekit_darwin.api import ratio_table
+from mergekit_darwin.api.merging import ratio_table
 from mergekit_darwin.cli.ratios import main
 from mergekit_darwin.kernel.profile import profile_tensor
 from mergekit_darwin.models.checkpoint import open_checkpoint

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from mergekit_darwin.api import refit_child
+from mergekit_darwin.api.breeding import refit_child
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.opened import ProbeOptions, open_model
 from mergekit_darwin.refit.order import find_stages

@@ -38,7 +38,7 @@ def build(folder: Path) -> Path:
 
 def scanned(folder: Path) -> None:
     """Put a report of the family beside it."""
-    from mergekit_darwin.api import scan_parents
+    from mergekit_darwin.api.merging import scan_parents
 
     names = [str(folder / role) for role in ("father", "mother", "base")]
     probes = folder / "probes"
