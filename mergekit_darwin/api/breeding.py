@@ -44,28 +44,18 @@ def refit_child(
     keep_weight, targets, ...) and of talk.ProbeOptions. Raises DarwinError, leaving
     nothing.
     """
-    from mergekit_darwin.models.opened import check_device
     from mergekit_darwin.refit.options import refit_options
     from mergekit_darwin.refit.run import refit
     from mergekit_darwin.refit.texts import TextChoice
     from mergekit_darwin.talk import bar
 
-    check_device(options.get("device", "cpu"))
     models = {"child": child, "father": father, "mother": mother}
-    choice = TextChoice(
-        tuple(probes_of(probes)),
-        {"father": father_probes, "mother": mother_probes},
-        None if keep_texts is None else Path(keep_texts),
-        items,
-    )
+    models |= {"base": base} if base else {}
+    named = {"father": father_probes, "mother": mother_probes}
+    choice = TextChoice(tuple(probes_of(probes)), named, keep_texts, items)
+    chosen = refit_options(options)
     with bar("layers", progress) as advance:
-        return refit(
-            models | ({"base": base} if base else {}),
-            Path(out),
-            choice,
-            refit_options(options),
-            advance,
-        )
+        return refit(models, Path(out), choice, chosen, advance)
 
 
 def breed(

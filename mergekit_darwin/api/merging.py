@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -141,24 +140,20 @@ def check_health(
     """
     from mergekit_darwin.health.run import check
     from mergekit_darwin.health.thresholds import moved
-    from mergekit_darwin.locks import Hold
-    from mergekit_darwin.scan.report import read_report as read
 
-    options = _running(running)
-    with nullcontext() if out is None else closing(Hold(Path(out), "--out")):
-        return check(
-            child,
-            father=father,
-            mother=mother,
-            base=base,
-            report=None if mds is None else read(mds),
-            out=None if out is None else Path(out),
-            options=options,
-            thresholds=moved(thresholds or {}),
-            verify=verify,
-            probes=probes_of(probes),
-            progress=progress,
-        )
+    return check(
+        child,
+        father=father,
+        mother=mother,
+        base=base,
+        report=None if mds is None else read_report(mds),
+        out=None if out is None else Path(out),
+        options=_running(running),
+        thresholds=moved(thresholds or {}),
+        verify=verify,
+        probes=probes_of(probes),
+        progress=progress,
+    )
 
 
 def read_report(path: PathLike) -> Report:

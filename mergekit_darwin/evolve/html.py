@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from mergekit_darwin import page, plots
 from mergekit_darwin.evolve.compare import Comparison
 from mergekit_darwin.evolve.finish import Finished
 from mergekit_darwin.evolve.fitness import combined_error
+from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.pages import findings
 from mergekit_darwin.health.page import sections as health_sections
 from mergekit_darwin.ratios.page import maps
@@ -79,12 +81,10 @@ def _heldout(table: Comparison) -> page.Figure:
 
 def _scores(run: Finished) -> page.Figure:
     numbers = list(range(1, len(run.lines) + 1))
-    words = "evaluation %{x}: %{y:.4f}<extra></extra>"
-    drawn = {
-        "measured": [line.score for line in run.lines],
-        "proxy's expectation": [line.proxy for line in run.lines],
-    }
-    colours = {"measured": plots.CHILD, "proxy's expectation": plots.OTHER}
+    drawn = (
+        ("measured", [line.score for line in run.lines], plots.CHILD),
+        ("proxy's expectation", [line.proxy for line in run.lines], plots.OTHER),
+    )
     traces = [
         {
             "type": "scatter",
@@ -92,32 +92,31 @@ def _scores(run: Finished) -> page.Figure:
             "x": numbers,
             "y": values,
             "name": name,
-            "marker": {"color": colours[name]},
-            "hovertemplate": words,
+            "marker": {"color": colour},
+            "hovertemplate": "evaluation %{x}: %{y:.4f}<extra></extra>",
         }
-        for name, values in drawn.items()
+        for name, values, colour in drawn
     ]
-    traces += [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": [numbers[0], numbers[-1]],
-            "y": [line.score, line.score],
-            "name": line.name,
-            "line": {
-                "dash": "dash",
-                "color": plots.ROLES.get(line.name, plots.OTHER),
-            },
-        }
-        for line in run.diagnosis.family
-        if numbers
-    ]
+    traces += [_level(line, numbers) for line in run.diagnosis.family if numbers]
     layout = {
         "xaxis": {"title": {"text": "real evaluation"}},
         "yaxis": {"title": {"text": "score on the search items"}},
         "legend": {"orientation": "h", "y": 1.15},
     }
     return page.Figure(traces, layout)
+
+
+def _level(line: Evaluation, numbers: Sequence[int]) -> dict[str, Any]:
+    """Return a parent's or the base's score as a line across all evaluations."""
+    colour = plots.ROLES.get(line.name, plots.OTHER)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [numbers[0], numbers[-1]],
+        "y": [line.score, line.score],
+        "name": line.name,
+        "line": {"dash": "dash", "color": colour},
+    }
 
 
 def _genome(run: Finished) -> page.Figure:

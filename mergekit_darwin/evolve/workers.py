@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from mergekit_darwin.errors import DarwinError, Unchanged, reason
 from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.fitness import Result, evaluate, not_the_genome
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
-from mergekit_darwin.evolve.options import RunOptions
+from mergekit_darwin.evolve.options import RunOptions, fits_in_memory
 from mergekit_darwin.evolve.tasks import TaskSet, load_task_sets
 from mergekit_darwin.merge.yaml import merge_into, merge_to, output_config
 from mergekit_darwin.models.harness import open_model
@@ -91,15 +90,15 @@ class Worker:
         """Yield model (None where the harness loads it), tokenizer and path."""
         if candidate.yaml is None:
             path = _local(str(candidate.model))
-            yield self._load(path), self._tokenizer(path, path), path
+            yield self._load(path), self.tokenizer(path), path
             return
         # Other methods draw from a global stream that only a run to the disk seeds.
         if candidate.genome is not None and self._merge_inside(candidate.yaml):
             donor = _local(self.config.base_model or self.config.father)
-            yield self._inner, self._tokenizer(donor, donor), donor
+            yield self._inner, self.tokenizer(donor), donor
             return
         with self.merged(candidate.yaml) as folder:
-            yield self._load(folder), self._tokenizer("merged", folder), folder
+            yield self._load(folder), self.tokenizer(folder, "merged"), folder
 
     @contextlib.contextmanager
     def merged(self, text: str) -> Iterator[str]:
@@ -168,18 +167,23 @@ class Worker:
         remote = self.options.trust_remote_code
         return load_model(path, path, self._dtype(), remote).to(self.options.device)
 
-    def _tokenizer(self, key: str, path: str) -> Any:
-        """Return the tokenizer in a folder; with chats, one that has a template."""
+    def tokenizer(self, model: str, key: str | None = None) -> Any:
+        """Return a model's tokenizer; with chats, one that has a template.
+
+        It stays open under a key, by default the model's place.
+        """
+        path = _local(model)
+        key = key or path
         if key not in self._tokenizers:
             import transformers
 
             found = transformers.AutoTokenizer.from_pretrained(
                 path, trust_remote_code=self.options.trust_remote_code
             )
-            father = _local(self.config.father)
-            if self.config.apply_chat_template and key != father:
+            if self.config.apply_chat_template and key != _local(self.config.father):
                 if not found.chat_template:
-                    found.chat_template = self._tokenizer(father, father).chat_template
+                    father = self.tokenizer(self.config.father)
+                    found.chat_template = father.chat_template
                     LOG.warning(
                         "%s has no chat template and is measured with the Father's."
                         " A child has the base's tokenizer unless told otherwise:"
@@ -195,17 +199,12 @@ class Worker:
         with silent("lm_eval", "transformers"), self._model(father) as opened:
             return evaluate(self.harness(*opened), tasks)
 
-    def tokenizer(self, model: str) -> Any:
-        """Return a model's tokenizer."""
-        path = _local(model)
-        return self._tokenizer(path, path)
-
     def template(self) -> Any:
         """Return a harness model of the Father, for its chat template alone."""
         for model in filter(None, (self.config.mother, self.config.base_model)):
-            self._tokenizer(_local(model), _local(model))  # says here if it has none
+            self.tokenizer(model)  # says here if it has none
         path = _local(self.config.father)
-        return self.harness(self._load(path), self._tokenizer(path, path), path)
+        return self.harness(self._load(path), self.tokenizer(path), path)
 
     def harness(self, model: Any, tokenizer: Any, path: str) -> Any:
         """Return a harness model around a loaded one, or by its path."""
@@ -224,29 +223,6 @@ class Worker:
         return HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=self.options.batch_size
         )
-
-
-def fits_in_memory(config: EvolveConfig, options: RunOptions) -> bool:
-    """Return whether every worker can keep a model to merge into beside another one.
-
-    Twice its weights in the type they are measured in, and a fifth for the rest.
-    """
-    if config.model_type != "hf" or config.model_args:
-        return False
-    if config.tokenizer or config.tokenizer_source:
-        return False
-    from mergekit_darwin.models.checkpoint import open_checkpoint
-
-    headers = open_checkpoint(config.father).headers.values()
-    size = 4 if options.eval_dtype in ("auto", "float32") else 2
-    needed = 2.2 * size * sum(math.prod(row.shape) for row in headers)
-    if options.device.startswith("cuda"):
-        import torch
-
-        return needed * options.num_workers < torch.cuda.mem_get_info(options.device)[0]
-    import psutil
-
-    return bool(needed * options.num_workers < psutil.virtual_memory().available)
 
 
 def _local(model: str) -> str:

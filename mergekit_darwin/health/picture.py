@@ -93,7 +93,20 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
                 marker=dots,
                 markersize=3,
             )
-    child = importance["child"][probe]
+    _mark_findings(axes, health, probe)
+    title, colour = _title(health, probe)
+    axes.set_title(plots.plain(title), fontsize=8, color=colour)
+    axes.set_ylim(bottom=0.0)
+    axes.margins(x=0.02)
+    axes.set_ylabel("importance", fontsize=8)
+    axes.set_xlabel("layer", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+
+
+def _mark_findings(axes: Any, health: Health, probe: str) -> None:
+    child = health.measured.importance["child"][probe]
     for item in health.findings:
         if item.probe == probe and item.layer is not None and item.rule in _MARKS:
             axes.plot(
@@ -106,6 +119,10 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
                 zorder=5,
                 clip_on=False,
             )
+
+
+def _title(health: Health, probe: str) -> tuple[str, str]:
+    """Return a panel's title, the losses in it, and the colour of its worst finding."""
     loss = health.measured.loss
     words = ", ".join(
         f"{NAMES[role]} {loss[role][probe]:.2f}"
@@ -113,16 +130,8 @@ def _draw_probe(axes: Any, health: Health, probe: str) -> None:
         if probe in loss.get(role, {})
     )
     worst = _worst([row for row in health.findings if row.probe == probe])
-    colour = _SEVERITY[worst] if worst in ("warning", "error") else "#222222"
-    title = f"{probe}   loss {words}" if words else probe
-    axes.set_title(plots.plain(title), fontsize=8, color=colour)
-    axes.set_ylim(bottom=0.0)
-    axes.margins(x=0.02)
-    axes.set_ylabel("importance", fontsize=8)
-    axes.set_xlabel("layer", fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25)
+    colour = _SEVERITY[worst] if worst in ("warning", "error") else plots.CHILD
+    return f"{probe}   loss {words}" if words else probe, colour
 
 
 def _worst(found: Sequence[Finding]) -> Severity | None:

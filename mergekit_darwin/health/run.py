@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mergekit.common import ModelReference
@@ -32,6 +33,7 @@ from mergekit_darwin.health.report import (
 )
 from mergekit_darwin.health.thresholds import Thresholds
 from mergekit_darwin.health.weight_rules import count_facts, weight_findings
+from mergekit_darwin.locks import Hold
 from mergekit_darwin.models.checkpoint import Checkpoint
 from mergekit_darwin.models.manifest import damage, has_manifest
 from mergekit_darwin.models.opened import ProbeOptions, merge_options, ties_head
@@ -60,35 +62,60 @@ def check(
     """Return the health of a merged model; see api.check_health for what is given.
 
     report: a scan's, whose probes of the parents are taken; probes None: the standard
-    ones. Raises DarwinError if a model cannot be opened or the parents are unknown.
+    ones. With out, nobody else may write there meanwhile. Raises DarwinError if a model
+    cannot be opened or the parents are unknown.
     """
     probes = standard_probes() if probes is None else list(probes)
     if out is not None:
-        check_out(Path(out))
-    merging = merge_options(options)
-    family = open_relatives(child, father, mother, base, verify, merging)
-    options = _fitting(report, family, probes, options)
-    facts = _stream(family, merging, progress)
-    mixed, found = judge_refitted(facts, family, thresholds)
-    found += _file_findings(family, merging) + weight_findings(mixed, thresholds)
+        check_out(out)
+    with nullcontext() if out is None else closing(Hold(out, "--out")):
+        merging = merge_options(options)
+        family = open_relatives(child, father, mother, base, verify, merging)
+        options = _fitting(report, family, probes, options)
+        limits = _Limits(verify, thresholds, progress)
+        health = _examined(family, report, probes, options, limits)
+        if out is not None:
+            write_whole(out / "health.json", health_json(health))
+            save_health_plot(health, out / "health.png")
+    return health
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How far a check goes, where it draws its lines, whether it shows its way."""
+
+    verify: Verify
+    thresholds: Thresholds
+    shown: bool
+
+
+def _examined(
+    family: Relatives,
+    report: Report | None,
+    probes: Sequence[Probe],
+    options: ProbeOptions,
+    limits: _Limits,
+) -> Health:
+    """Return the health of a family's child: files, weights, recipe, what it does."""
+    merging, shown = merge_options(options), limits.shown
+    facts = _stream(family, merging, shown)
+    mixed, found = judge_refitted(facts, family, limits.thresholds)
+    found += _file_findings(family, merging)
+    found += weight_findings(mixed, limits.thresholds)
     found += _tokenizer_findings(family, probes, options)
-    found += _manifest_findings(family, verify)
-    again, verified = _verify(family, verify, merging, progress)
-    with bar("probes", progress) as advance:
+    found += _manifest_findings(family, limits.verify)
+    again, verified = _verify(family, limits.verify, merging, shown)
+    with bar("probes", shown) as advance:
         probed, trouble = probe_family(family.names, report, probes, options, advance)
-    found += [*again, *trouble, *probe_findings(probed, thresholds)]
-    health = Health(
+    found += [*again, *trouble, *probe_findings(probed, limits.thresholds)]
+    return Health(
         **family.names,  # type: ignore[arg-type]
         verdict=verdict_of(found),
         findings=found,
         counts=_counts(facts, found, verified),
-        settings=_settings(options, thresholds, verify),
+        settings=_settings(options, limits.thresholds, limits.verify),
         measured=measured(probed),
     )
-    if out is not None:
-        write_whole(out / "health.json", health_json(health))
-        save_health_plot(health, out / "health.png")
-    return health
 
 
 def _fitting(

@@ -16,10 +16,10 @@ from mergekit_darwin.errors import DarwinError, about, nearest, some
 from mergekit_darwin.files import parse_yamls
 from mergekit_darwin.merge.findings import Finding
 from mergekit_darwin.merge.frames import Planning
-from mergekit_darwin.merge.headers import all_roles, fit_of
+from mergekit_darwin.merge.headers import fit_of
 from mergekit_darwin.merge.loaded import LoadedReport, LoadedTable
 from mergekit_darwin.merge.parameters import check_names, check_value
-from mergekit_darwin.merge.roles import Roles
+from mergekit_darwin.merge.roles import Roles, all_roles
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.scan.report import check_covers, check_identity
 

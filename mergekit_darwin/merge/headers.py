@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,9 +29,9 @@ from torch import nn
 from mergekit_darwin.errors import about
 from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
 from mergekit_darwin.merge.fit import check_fit
-from mergekit_darwin.merge.roles import Roles, roles_of
+from mergekit_darwin.merge.roles import Roles, all_roles
 from mergekit_darwin.merge.words import check_words
-from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.checkpoint import Checkpoint, integers, open_checkpoint
 from mergekit_darwin.models.plan import output_config, stored_name, without_config
 from mergekit_darwin.models.stream import module_names
 
@@ -58,23 +58,6 @@ def fit_of(
     return rows
 
 
-def all_roles(config: MergeConfiguration) -> Iterator[Roles]:
-    """Yield the roles of every list of models, as mergekit's planner will see them."""
-    modules = (config.modules or {}).values()
-    listed = [config.models, *(module.models for module in modules)]
-    for models in filter(None, listed):
-        found = [entry.model for entry in models]
-        if config.base_model is not None and config.base_model not in found:
-            found.append(config.base_model)
-        yield roles_of(found, config.base_model)
-    slices = [*(config.slices or [])]
-    for module in modules:
-        slices += module.slices or []
-    for output in slices:
-        base = output.base_model or config.base_model
-        yield roles_of([source.model for source in output.sources], base)
-
-
 def _fit_of_roles(
     config: MergeConfiguration, roles: Roles, options: MergeOptions
 ) -> list[Finding]:
@@ -82,8 +65,7 @@ def _fit_of_roles(
         role: open_checkpoint(model, options) for role, model in roles.named().items()
     }
     models = [
-        Model(role, found.headers, _config(Path(found.path)))
-        for role, found in opened.items()
+        Model(role, found.headers, _config(found)) for role, found in opened.items()
     ]
     layout, problem, lost = None, [], None
     try:
@@ -112,7 +94,9 @@ def _fit_of_roles(
 def _counters(opened: dict[str, Checkpoint], names: Iterable[str]) -> dict[str, bool]:
     """Return the integers among names that all models have, and whether they agree."""
     father = opened["Father"]
-    matrices = {name for found in opened.values() for name in found.integers}
+    matrices = {
+        name for found in opened.values() for name in integers(found.headers.values())
+    }
     shared = [
         name
         for name in names
@@ -134,12 +118,10 @@ def _config_of(config: MergeConfiguration, roles: Roles) -> str | None:
     return "Father" if config.base_model == roles.father else "base"
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _config(found: Checkpoint) -> dict[str, Any]:
+    text = Path(found.path, "config.json").read_text(encoding="utf-8-sig")
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def _layout(

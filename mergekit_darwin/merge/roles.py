@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mergekit_darwin.errors import DarwinError
+
+if TYPE_CHECKING:
+    from mergekit.config import MergeConfiguration
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,20 @@ def roles_of(models: Sequence[Hashable], base: Hashable | None) -> Roles:
             f" then the Mother; got {', '.join(map(str, parents)) or 'none'}."
         )
     return Roles(base, *parents)
+
+
+def all_roles(config: MergeConfiguration) -> Iterator[Roles]:
+    """Yield the roles of every list of models, as mergekit's planner will see them."""
+    modules = (config.modules or {}).values()
+    listed = [config.models, *(module.models for module in modules)]
+    for models in filter(None, listed):
+        found = [entry.model for entry in models]
+        if config.base_model is not None and config.base_model not in found:
+            found.append(config.base_model)
+        yield roles_of(found, config.base_model)
+    slices = [*(config.slices or [])]
+    for module in modules:
+        slices += module.slices or []
+    for output in slices:
+        base = output.base_model or config.base_model
+        yield roles_of([source.model for source in output.sources], base)

@@ -132,19 +132,7 @@ def read_steps(
         raise DarwinError(
             f"{path} must have merge_method: {NAME}; got {', '.join(methods)}."
         )
-    waits = {
-        name: inputs
-        for name in ours
-        if (inputs := sorted(map(str, needs[name or None])))
-        and not (intermediate and all(_made(Path(intermediate, i)) for i in inputs))
-    }
-    for name, inputs in waits.items():
-        LOG.warning(
-            "step %r merges the result of %s, which is not there yet; merge that first"
-            " and name its folder with --intermediate-dir",
-            name or "final",
-            some(inputs),
-        )
+    for name in _waiting(list(ours), needs, intermediate):
         del ours[name]
     if not ours:
         raise DarwinError(f"{path} has no darwin_v6 merge that can be looked at yet.")
@@ -158,8 +146,23 @@ def read_steps(
     return {step: ours[step]}
 
 
-def _made(folder: Path) -> bool:
-    return (folder / "config.json").exists()
+def _waiting(
+    names: list[str], needs: Mapping[str | None, set[str]], folder: str | None
+) -> list[str]:
+    """Return, and say, which merges wait for others' results in a folder."""
+    waits = []
+    for name in names:
+        inputs = sorted(map(str, needs[name or None]))
+        made = [folder and Path(folder, i, "config.json").exists() for i in inputs]
+        if not all(made):
+            waits.append(name)
+            LOG.warning(
+                "step %r merges the result of %s, which is not there yet; merge that"
+                " first and name its folder with --intermediate-dir",
+                name or "final",
+                some(inputs),
+            )
+    return waits
 
 
 def _merges(

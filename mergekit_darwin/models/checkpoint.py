@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from mergekit.common import ModelReference
+from mergekit.io import ShardedTensorIndex
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
@@ -59,11 +60,6 @@ class Checkpoint:
     safetensors: bool
 
     @cached_property
-    def names(self) -> set[str]:
-        """The names of all tensors in the files."""
-        return set(self.headers)
-
-    @cached_property
     def kind(self) -> str | None:
         """The model_type of its configuration, which says how layouts are converted."""
         trusted = LoaderCache().trust_remote_code
@@ -91,11 +87,6 @@ class Checkpoint:
             for file in sorted(Path(self.path).glob("*.bin")):
                 _sum_file(file, mark)
         return mark.hexdigest()[:16]
-
-    @property
-    def integers(self) -> list[str]:
-        """The matrices that are no numbers to mix, as `integers` finds them."""
-        return integers(self.headers.values())
 
 
 def integers(headers: Iterable[TensorHeader]) -> list[str]:
@@ -226,17 +217,7 @@ def open_checkpoint(
             f" model on the hub; it cannot be opened ({reason(error)})."
         ) from error
     _check_shards(reference, index.tensor_paths)
-    headers: dict[str, TensorHeader] = {}
-    if index.is_safetensors:
-        for shard in sorted({*index.tensor_paths.values()}):
-            rows, _ = _read_header(Path(index.base_path) / shard)
-            for name, row in rows.items():
-                dtype = _DTYPES.get(row["dtype"], row["dtype"])
-                headers[name] = TensorHeader(name, dtype, tuple(row["shape"]))
-    else:
-        for name, tensor in _meta_tensors(index.base_path, index.tensor_paths).items():
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            headers[name] = TensorHeader(name, dtype, tuple(tensor.shape))
+    headers = _headers(index)
     absent = sorted(set(index.tensor_paths) - set(headers))
     if absent or not headers:
         raise DarwinError(
@@ -257,27 +238,36 @@ def _check_shards(model: ModelReference, paths: Mapping[str, str]) -> None:
             )
 
 
-def _meta_tensors(folder: str, paths: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for shard in sorted(set(paths.values())):
-        file = os.path.join(folder, shard)
+def _headers(index: ShardedTensorIndex) -> dict[str, TensorHeader]:
+    """Return what a model's files say of their tensors, by name."""
+    headers: dict[str, TensorHeader] = {}
+    for shard in sorted(set(index.tensor_paths.values())):
+        file = Path(index.base_path) / shard
+        if index.is_safetensors:
+            for name, row in _read_header(file)[0].items():
+                dtype = _DTYPES.get(row["dtype"], row["dtype"])
+                headers[name] = TensorHeader(name, dtype, tuple(row["shape"]))
+            continue
         try:
             state = torch.load(file, map_location="meta", weights_only=True)
-            found.update(state.get("state_dict", state))
+            state = state.get("state_dict", state)
+            for name in filter(state.__contains__, index.tensor_paths):
+                dtype = str(state[name].dtype).removeprefix("torch.")
+                headers[name] = TensorHeader(name, dtype, tuple(state[name].shape))
         except Exception as error:  # whatever pickle, zip and torch raise
             raise DarwinError(
                 f"{file} must be a whole file of weights; it cannot be read"
                 f" ({reason(error)}). Download or save the model again."
             ) from None
-    return {name: found[name] for name in paths if name in found}
+    return headers
 
 
 def refuse_integers(checkpoint: Checkpoint) -> None:
     """Raise DarwinError if a model's matrices are no floating-point numbers."""
-    if checkpoint.integers:
+    found = integers(checkpoint.headers.values())
+    if found:
         raise DarwinError(
             f"Weights must be floating-point numbers; {checkpoint.reference} holds"
-            f" {some(checkpoint.integers, 2)} as"
-            f" {checkpoint.headers[checkpoint.integers[0]].dtype}. It is quantised or"
+            f" {some(found, 2)} as {checkpoint.headers[found[0]].dtype}. It is quantised or"
             " packed: dequantise it to bfloat16 first."
         )

@@ -62,11 +62,14 @@ class RefitOptions:
 def refit_options(given: Mapping[str, Any]) -> RefitOptions:
     """Return the options of a flat mapping: ours, and those of how models run.
 
-    Raises DarwinError for a name that is neither.
+    Raises DarwinError for a name that is neither, or a device that is not there.
     """
+    from mergekit_darwin.models.opened import check_device
+
     ours = {line.name for line in fields(RefitOptions)} - {"probing"}
     theirs = {line.name for line in fields(ProbeOptions)}
     refuse_unknown(given, sorted(ours | theirs))
+    check_device(given.get("device", "cpu"))
     running = {"batch_size": BATCH, **{n: v for n, v in given.items() if n in theirs}}
     return RefitOptions(
         **{n: v for n, v in given.items() if n in ours},

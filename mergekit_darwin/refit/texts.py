@@ -139,7 +139,7 @@ class TextChoice:
 
     probes: tuple[Probe, ...]
     named: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    keep: Path | None = None
+    keep: str | Path | None = None
     items: int | None = None
 
 

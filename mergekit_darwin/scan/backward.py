@@ -67,18 +67,7 @@ def run_group(
 
     step is told how many items have passed a layer, there or back.
     """
-    with torch.no_grad():
-        for run in runs:
-            hidden, run.calls = record(decoder, run.batch)
-            run.states = [hidden]
-        for layer in range(decoder.depth):
-            with decoder.source.loaded(f"{decoder.path}.{layer}"):
-                for run in runs:
-                    run.states.append(
-                        apply_layer(decoder, layer, run.states[-1], run.calls[layer])
-                    )
-            step(len(runs))
-        finish(decoder, runs[0].batch, runs[0].states[-1])  # reads norm and head
+    _forwards(decoder, runs, step)
     outside = _outside(decoder)
     with following(outside):
         for run in runs:
@@ -100,6 +89,23 @@ def run_group(
             _front(decoder, run)
             tally.add(run.place, outside)
         tally.forget()
+
+
+@torch.no_grad()
+def _forwards(
+    decoder: Decoder, runs: Sequence[Run], step: Callable[[int], None]
+) -> None:
+    """Keep what enters every layer, and have norm and head read from disk."""
+    for run in runs:
+        hidden, run.calls = record(decoder, run.batch)
+        run.states = [hidden]
+    for layer in range(decoder.depth):
+        with decoder.source.loaded(f"{decoder.path}.{layer}"):
+            for run in runs:
+                call = run.calls[layer]
+                run.states.append(apply_layer(decoder, layer, run.states[-1], call))
+        step(len(runs))
+    finish(decoder, runs[0].batch, runs[0].states[-1])
 
 
 def _outside(decoder: Decoder) -> dict[str, Tensor]:

@@ -86,8 +86,8 @@ def breed(
         ]
         proposed = np.array([_round(space, p) for p in strategy.ask()])
         order = np.argsort(-belief.mean(proposed), kind="stable")
-        asked = _unknown(memory, [*peaks, *proposed[order]])
         room = settings.max_evaluations - len(memory.points)
+        asked = _unknown(memory, [*peaks, *proposed[order]])
         asked = asked[: min(settings.top_k, room)]
         if not asked:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,9 @@ class Landscape:
 
     columns maps a gene to its column in a population; component and block are
     columns too (block -1 outside any layer). mri in [0, 1]; gain_* are a parent's
-    gains on each of K tasks, non-negative, each row summing to 1 (or 0); energy_*
-    shares of squared task-vector norms; opposite shares of opposite signs. plain
-    where blends are of the whole parents: no masks, no election, no scale.
+    gains on each of K tasks, non-negative, each row summing to 1 (or 0); norm_* norms
+    of task vectors; opposite shares of opposite signs. plain where blends are of the
+    whole parents: no masks, no election, no scale.
     """
 
     names: tuple[str, ...]
@@ -39,14 +40,22 @@ class Landscape:
     masked: npt.NDArray[np.bool_]
     gain_father: Array  # [K, T]
     gain_mother: Array  # [K, T]
-    energy_father: Array
-    energy_mother: Array
     norm_father: Array
     norm_mother: Array
     opposite: Array
     routing: Routing
     attributed: bool
     plain: bool = False
+
+    @cached_property
+    def energy_father(self) -> Array:
+        """The shares of the Father's squared task-vector norm, [T]."""
+        return _share(self.norm_father**2)
+
+    @cached_property
+    def energy_mother(self) -> Array:
+        """The shares of the Mother's squared task-vector norm, [T]."""
+        return _share(self.norm_mother**2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +87,6 @@ def landscape(
         else columns[block_gene(block_of(site.layer, depths[site.stack], blocks))]
         for site in sites
     ]
-    pair = report.pair or {}
-    norm_father = np.array([pair[n].norm_father if n in pair else 1.0 for n in names])
-    norm_mother = np.array([pair[n].norm_mother if n in pair else 1.0 for n in names])
     attributed = bool(report.father.gain) and bool(report.mother.gain)
     return Landscape(
         names=names,
@@ -91,16 +97,20 @@ def landscape(
         masked=np.array([site.component != "global" for site in sites]),
         gain_father=_shares(report.father, tasks, names, attributed),
         gain_mother=_shares(report.mother, tasks, names, attributed),
-        energy_father=_share(norm_father**2),
-        energy_mother=_share(norm_mother**2),
-        norm_father=norm_father,
-        norm_mother=norm_mother,
-        opposite=np.array(
-            [pair[n].opposite_signs if n in pair else 0.5 for n in names]
-        ),
+        norm_father=_pairwise(report, names, "norm_father", 1.0),
+        norm_mother=_pairwise(report, names, "norm_mother", 1.0),
+        opposite=_pairwise(report, names, "opposite_signs", 0.5),
         routing=routing,
         attributed=attributed,
     )
+
+
+def _pairwise(
+    report: Report, names: Sequence[str], field: str, unknown: float
+) -> Array:
+    """Return a number of both task vectors of every tensor, [T]."""
+    pair = report.pair or {}
+    return np.array([getattr(pair[n], field) if n in pair else unknown for n in names])
 
 
 def _share(values: Array) -> Array:

@@ -188,7 +188,7 @@ def test_fit_moves_the_weights_towards_what_was_measured():
 def repeated(land: Landscape, times: int) -> Landscape:
     """Return a landscape of as many tensors as a large model has."""
     fields = ("component", "block", "mri", "masked", "gain_father", "gain_mother")
-    fields += ("energy_father", "energy_mother", "norm_father", "norm_mother")
+    fields += ("norm_father", "norm_mother")
     longer = {
         name: np.concatenate([getattr(land, name)] * times, axis=-1)
         for name in (*fields, "opposite")
