@@ -31,12 +31,12 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM
 
 from mergekit_darwin.models.names import site_of
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.scores import report_scores, share
 from mergekit_darwin.scan.attribution import measure_gains
 from mergekit_darwin.scan.probes import Probe, ProbeItem, standard_probes
 from mergekit_darwin.scan.report import ProbeSetting, Report
 from mergekit_darwin.scan.run import scan
+from mergekit_darwin.talk import ProbeOptions
 
 FAMILY = Path(__file__).resolve().parents[1] / "examples" / "tiny_family"
 SKILLS = ("REASONING", "CODE", "MATH", "KNOWLEDGE", "LANGUAGE")

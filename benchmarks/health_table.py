@@ -32,10 +32,10 @@ from mergekit_darwin.health.again import FILE
 from mergekit_darwin.health.report import Health
 from mergekit_darwin.health.run import check
 from mergekit_darwin.models.checkpoint import open_checkpoint
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan.importance import measure_importance
 from mergekit_darwin.scan.probes import Probe, ProbeItem, standard_probes
 from mergekit_darwin.scan.report import ModelReport, ProbeSetting, Report, Settings
+from mergekit_darwin.talk import ProbeOptions
 
 OPTIONS = ProbeOptions()
 ITEMS = 20  # of each skill, with --own-probes

@@ -15,12 +15,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mergekit_darwin.models import opened as weights
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan import importance
 from mergekit_darwin.scan.decoder import finish, open_decoder
 from mergekit_darwin.scan.importance import measure_importance
 from mergekit_darwin.scan.layers import make_batch
 from mergekit_darwin.scan.probes import Encoded, Probe, encode, standard_probes
+from mergekit_darwin.talk import ProbeOptions
 from tests.tiny import VOCABULARY, save
 
 

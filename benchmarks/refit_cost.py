@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mergekit_darwin.models.opened import ProbeOptions, open_model
+from mergekit_darwin.models.opened import open_model
 from mergekit_darwin.refit.layer import Rule, refit_layer
 from mergekit_darwin.refit.order import find_stages
 from mergekit_darwin.refit.teaching import hold, teach
 from mergekit_darwin.refit.texts import Group, make_batches, start, step
 from mergekit_darwin.scan.decoder import Decoder, open_decoder
 from mergekit_darwin.scan.probes import ProbeItem
+from mergekit_darwin.talk import ProbeOptions
 from tests.tiny import VOCABULARY, save
 
 SIZES = {

@@ -24,7 +24,6 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings, WholeMerge
 from mergekit_darwin.merge.yaml import Common, genome_yaml
 from mergekit_darwin.models.checkpoint import parse_model
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import DEFAULT_BLOCKS, Genome, make_genome
 from mergekit_darwin.ratios.report_picture import draw
 from mergekit_darwin.ratios.rules import spread_of
@@ -35,6 +34,7 @@ from mergekit_darwin.scan.run import scan
 from mergekit_darwin.search.landscape import Landscape, landscape, population_ratios
 from mergekit_darwin.search.proxy import Anchors
 from mergekit_darwin.search.space import Space, make_space
+from mergekit_darwin.talk import ProbeOptions
 
 LOG = logging.getLogger("mergekit_darwin")
 

@@ -18,11 +18,11 @@ from mergekit_darwin.health.function_rules import (
 )
 from mergekit_darwin.health.report import Answer, Finding, Measured, finding
 from mergekit_darwin.health.thresholds import Severity, Thresholds
-from mergekit_darwin.models.opened import OpenModel, ProbeOptions, open_model
+from mergekit_darwin.models.opened import OpenModel, open_model
 from mergekit_darwin.scan.importance import importance_of
 from mergekit_darwin.scan.probes import Probe
 from mergekit_darwin.scan.report import ModelReport, Report
-from mergekit_darwin.talk import Progress
+from mergekit_darwin.talk import ProbeOptions, Progress
 
 LOG = logging.getLogger(__name__)
 

@@ -36,11 +36,11 @@ from mergekit_darwin.health.weight_rules import count_facts, weight_findings
 from mergekit_darwin.locks import Hold
 from mergekit_darwin.models.checkpoint import Checkpoint
 from mergekit_darwin.models.manifest import damage, has_manifest
-from mergekit_darwin.models.opened import ProbeOptions, merge_options, ties_head
+from mergekit_darwin.models.opened import merge_options, ties_head
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.probes import Probe, standard_probes
 from mergekit_darwin.scan.report import Report, check_identity
-from mergekit_darwin.talk import bar
+from mergekit_darwin.talk import ProbeOptions, bar
 
 _PLAIN, _LINES = ProbeOptions(), Thresholds()
 

@@ -94,9 +94,8 @@ def _fit_of_roles(
 def _counters(opened: dict[str, Checkpoint], names: Iterable[str]) -> dict[str, bool]:
     """Return the integers among names that all models have, and whether they agree."""
     father = opened["Father"]
-    matrices = {
-        name for found in opened.values() for name in integers(found.headers.values())
-    }
+    packed = (integers(found.headers.values()) for found in opened.values())
+    matrices = {name for names in packed for name in names}
     shared = [
         name
         for name in names

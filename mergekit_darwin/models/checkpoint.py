@@ -268,6 +268,6 @@ def refuse_integers(checkpoint: Checkpoint) -> None:
     if found:
         raise DarwinError(
             f"Weights must be floating-point numbers; {checkpoint.reference} holds"
-            f" {some(found, 2)} as {checkpoint.headers[found[0]].dtype}. It is quantised or"
-            " packed: dequantise it to bfloat16 first."
+            f" {some(found, 2)} as {checkpoint.headers[found[0]].dtype}. It is"
+            " quantised or packed: dequantise it to bfloat16 first."
         )

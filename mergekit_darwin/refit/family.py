@@ -12,9 +12,10 @@ from mergekit_darwin.models.checkpoint import (
     open_checkpoint,
     refuse_integers,
 )
-from mergekit_darwin.models.opened import ProbeOptions, merge_options, open_model
+from mergekit_darwin.models.opened import merge_options, open_model
 from mergekit_darwin.refit.texts import Texts
 from mergekit_darwin.scan.decoder import Decoder, open_decoder
+from mergekit_darwin.talk import ProbeOptions
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mergekit_darwin.models.opened import ProbeOptions, open_model
+from mergekit_darwin.models.opened import open_model
 from mergekit_darwin.scan.backward import check_loss, gain_groups, reads_more, run_group
 from mergekit_darwin.scan.decoder import Decoder
 from mergekit_darwin.scan.importance import open_way
@@ -28,7 +28,7 @@ from mergekit_darwin.scan.probes import Encoded, Probe, check_tokens, encode
 from mergekit_darwin.scan.report import Passes
 from mergekit_darwin.scan.tally import Gains, Tally, floating, following
 from mergekit_darwin.scan.whole import Whole, open_whole, run_whole
-from mergekit_darwin.talk import Progress
+from mergekit_darwin.talk import ProbeOptions, Progress
 
 LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import OpenModel, ProbeOptions, open_model
+from mergekit_darwin.models.opened import OpenModel, open_model
 from mergekit_darwin.scan.decoder import CannotDrive, Decoder, open_decoder
 from mergekit_darwin.scan.layers import layer_stack
 from mergekit_darwin.scan.probes import Encoded, Probe, check_tokens, encode
@@ -22,7 +22,7 @@ from mergekit_darwin.scan.skipping import (
     skip_layers,
 )
 from mergekit_darwin.scan.whole import Whole, open_whole, reading_of, run_whole
-from mergekit_darwin.talk import Progress
+from mergekit_darwin.talk import ProbeOptions, Progress
 
 LOG = logging.getLogger(__name__)
 

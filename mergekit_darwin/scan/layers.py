@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.models.names import common_tail, stack_depths
-from mergekit_darwin.models.opened import OpenModel, ProbeOptions, merge_options
+from mergekit_darwin.models.opened import OpenModel, merge_options
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.probes import Encoded
+from mergekit_darwin.talk import ProbeOptions
 
 _TOWERS = ("vision", "visual", "audio", "image", "speech", "encoder")
 _DEPTHS = ("num_hidden_layers", "decoder_layers", "num_decoder_layers", "num_blocks")

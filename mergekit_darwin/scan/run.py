@@ -15,7 +15,7 @@ from mergekit_darwin.models.checkpoint import (
     open_checkpoint,
     refuse_integers,
 )
-from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.models.opened import merge_options
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan.attribution import Attribution, measure_gains
 from mergekit_darwin.scan.importance import Importance, measure_importance
@@ -31,7 +31,7 @@ from mergekit_darwin.scan.report import (
     read_report,
 )
 from mergekit_darwin.scan.static import TensorRow, all_names, scan_tensors
-from mergekit_darwin.talk import bar, versions
+from mergekit_darwin.talk import ProbeOptions, bar, versions
 
 if TYPE_CHECKING:
     from mergekit.options import MergeOptions

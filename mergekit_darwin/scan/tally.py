@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import ProbeOptions, merge_options
+from mergekit_darwin.models.opened import merge_options
 from mergekit_darwin.models.plan import is_present, model_loads
 from mergekit_darwin.scan.static import Loads, load_tensor
+from mergekit_darwin.talk import ProbeOptions
 
 _PIECE = 1 << 16  # elements of one inner product's part, in cache
 

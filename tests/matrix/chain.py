@@ -16,10 +16,10 @@ from mergekit_darwin.health.run import check
 from mergekit_darwin.merge.headers import fit_of
 from mergekit_darwin.merge.preview import plan_run, ratio_rows
 from mergekit_darwin.merge.yaml import read_config
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan.probes import Probe, ProbeItem
 from mergekit_darwin.scan.report import Report
 from mergekit_darwin.scan.run import scan
+from mergekit_darwin.talk import ProbeOptions
 from tests import merging, tiny
 from tests.matrix import models
 

@@ -9,12 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import (
-    ProbeOptions,
-    load_model,
-    open_model,
-    ties_head,
-)
+from mergekit_darwin.models.opened import load_model, open_model, ties_head
+from mergekit_darwin.talk import ProbeOptions
 from tests import tiny
 from tests.matrix import models
 

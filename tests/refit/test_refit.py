@@ -23,12 +23,13 @@ from transformers import (
 
 from mergekit_darwin.api.breeding import refit_child
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import ProbeOptions, open_model
+from mergekit_darwin.models.opened import open_model
 from mergekit_darwin.refit.order import find_stages
 from mergekit_darwin.refit.report import Losses, read_refit, verdict_of
 from mergekit_darwin.refit.solve import Moments, add_gram, change, gram, mirror, product
 from mergekit_darwin.scan.decoder import open_decoder
 from mergekit_darwin.scan.probes import Probe, ProbeItem
+from mergekit_darwin.talk import ProbeOptions
 from tests.tiny import nudged, save, tiny_llama
 
 LETTERS = "etaoin shrdlu cmfwyp vbgkqj xz.,;ETAOIN"

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.models.plan import model_loads
 from mergekit_darwin.scan import attribution, backward
 from mergekit_darwin.scan.attribution import measure_gains
 from mergekit_darwin.scan.probes import Probe, ProbeItem, encode
 from mergekit_darwin.scan.whole import open_whole
+from mergekit_darwin.talk import ProbeOptions
 from tests import tiny
 from tests.matrix import models as matrix
 

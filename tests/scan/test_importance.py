@@ -12,7 +12,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.scan import importance, skipping
 from mergekit_darwin.scan.importance import (
     Importance,
@@ -20,6 +19,7 @@ from mergekit_darwin.scan.importance import (
     measure_importance,
 )
 from mergekit_darwin.scan.probes import Probe, ProbeItem, encode
+from mergekit_darwin.talk import ProbeOptions
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,6 @@ from mergekit_darwin.cli.scan import main
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.kernel.profile import Profile, profile_tensor
 from mergekit_darwin.models.checkpoint import open_checkpoint
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.report_picture import draw, draw_gains, draw_scan
 from mergekit_darwin.ratios.report_screen import screen
 from mergekit_darwin.scan import partial
@@ -34,6 +33,7 @@ from mergekit_darwin.scan.report import (
 )
 from mergekit_darwin.scan.run import scan
 from mergekit_darwin.scan.static import pair_statistics
+from mergekit_darwin.talk import ProbeOptions
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")

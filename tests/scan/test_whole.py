@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.models.opened import ProbeOptions, open_model
+from mergekit_darwin.models.opened import open_model
 from mergekit_darwin.ratios.report_screen import screen
 from mergekit_darwin.scan import importance
 from mergekit_darwin.scan.importance import measure_importance
@@ -16,6 +16,7 @@ from mergekit_darwin.scan.probes import Encoded, Probe, ProbeItem
 from mergekit_darwin.scan.report import read_report
 from mergekit_darwin.scan.run import scan
 from mergekit_darwin.scan.whole import open_whole, run_whole
+from mergekit_darwin.talk import ProbeOptions
 from tests import tiny
 from tests.matrix import models
 
