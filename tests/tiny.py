@@ -15,8 +15,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BambaConfig,
     BambaForCausalLM,
-    Gemma4Config,
-    Gemma4ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -182,6 +180,11 @@ def tiny_gemma4(
         "position_embedding_size": 16,
         "standardize": True,
     }
+    from transformers import (  # not in 5.0, the lowest we take
+        Gemma4Config,
+        Gemma4ForConditionalGeneration,
+    )
+
     config = Gemma4Config(text_config=text, vision_config=vision, audio_config=None)
     model = Gemma4ForConditionalGeneration(config)
     with torch.no_grad():

@@ -18,8 +18,8 @@ from mergekit_darwin.delphi.guarantee import make_plan
 from mergekit_darwin.delphi.samples import Samples, chosen
 from mergekit_darwin.delphi.vote import Plan
 from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.models.checks import whole_models
 from mergekit_darwin.models.harness import load_tasks
-from mergekit_darwin.models.loading import whole_models
 
 _OWN = ("samples", "stage", "risk", "temperature", "seed", "metric", "extract")
 

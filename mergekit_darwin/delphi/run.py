@@ -24,7 +24,7 @@ from mergekit_darwin.delphi.servers import check_server
 from mergekit_darwin.errors import DarwinError, about, nearest
 from mergekit_darwin.files import Frozen, write_whole
 from mergekit_darwin.locks import locked
-from mergekit_darwin.models.config import check_files
+from mergekit_darwin.models.checks import check_files
 from mergekit_darwin.models.harness import load_tasks, open_model, quiet
 from mergekit_darwin.models.opened import check_device
 from mergekit_darwin.talk import versions

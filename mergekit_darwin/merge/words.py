@@ -14,7 +14,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.tokenizer.config import ModelTokenEmbedding
 
 from mergekit_darwin.errors import DarwinError, about
-from mergekit_darwin.models.config import check_files
+from mergekit_darwin.models.checks import check_files
 
 _MOST_PADDED = 65536  # rows; ours: no hardware asks for more
 _Source = tuple[ModelReference, str | None]

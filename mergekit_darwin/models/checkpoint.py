@@ -23,7 +23,7 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_darwin.errors import DarwinError, about, reason, some
-from mergekit_darwin.models.config import check_config, check_files
+from mergekit_darwin.models.checks import check_config, check_files
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
 _NO_WEIGHTS = {  # as safetensors and torch name them

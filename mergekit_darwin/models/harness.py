@@ -16,7 +16,7 @@ from typing import Any
 
 from mergekit_darwin.errors import DarwinError, about, nearest, reason, some
 from mergekit_darwin.files import read_bytes
-from mergekit_darwin.models.loading import whole_models
+from mergekit_darwin.models.checks import whole_models
 from mergekit_darwin.talk import silent
 
 FEWSHOT_SEED = 1234  # lm-evaluation-harness's own default

@@ -13,7 +13,7 @@ from torch import nn
 
 from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.models.checkpoint import open_checkpoint
-from mergekit_darwin.models.loading import check_loaded
+from mergekit_darwin.models.checks import check_loaded
 from mergekit_darwin.models.stream import DiskWeights, disk_weights, empty_model
 from mergekit_darwin.talk import DTYPES, LOADING, ProbeOptions, silent
 

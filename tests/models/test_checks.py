@@ -19,8 +19,8 @@ from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.config import RunOptions
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
+from mergekit_darwin.models.checks import whole_models
 from mergekit_darwin.models.harness import open_model
-from mergekit_darwin.models.loading import whole_models
 from mergekit_darwin.models.opened import load_model
 from tests import evolving, tiny
 from tests.delphi.stub import write_task
