@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from mergekit_darwin import plots
 from mergekit_darwin.errors import DarwinError, quoted, reason, shown
+from mergekit_darwin.files import parse_yamls
 
 KEY = "mergekit_darwin"  # of our part of a card's metadata
 MOST_GENERATIONS = 8  # that a card lists: a tree doubles with each
 _MOST_BYTES = 1 << 18  # of a card's metadata: eight generations need 80,000
-_MOST_NESTED = 4 * MOST_GENERATIONS
 
 
 class Score(BaseModel):
@@ -94,15 +94,10 @@ def _tree(card: Path) -> dict[str, Any]:
         return {}
     if len(head) > _MOST_BYTES:
         raise ValueError(f"its metadata has {len(head)} characters")
-    depth = 0
     for event in yaml.parse(head, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has a YAML alias, {event.anchor!r}")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_NESTED:
-            raise ValueError(f"its metadata is nested more than {_MOST_NESTED} deep")
-    content = yaml.safe_load(head)
+    (content,) = parse_yamls(head)
     found = content.get(KEY, {}) if isinstance(content, dict) else {}
     if not isinstance(found, dict):
         raise ValueError(f"{KEY} holds {quoted(found)}")

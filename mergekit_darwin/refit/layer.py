@@ -18,11 +18,13 @@ from mergekit_darwin.refit.experts import (
     weight_at,
 )
 from mergekit_darwin.refit.options import Maps
-from mergekit_darwin.refit.order import Stage, Stopped, forwards, units
+from mergekit_darwin.refit.order import Stage, Stopped, forwards, scales_of, units
 from mergekit_darwin.refit.solve import (
     Moments,
+    add,
     add_gram,
     change,
+    change_map,
     gram,
     no_moments,
     product,
@@ -89,18 +91,8 @@ def refit_layer(
     Raises DarwinError, naming the map, where it cannot be solved.
     """
     modules = chosen(child, layer, stages)
-    scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
-    walks = [
-        _Walk(
-            stream,
-            taught,
-            group.teacher.layers[layer],
-            group.share / group.tokens,
-            stream.rows(stream.hidden),
-        )
-        for group, rows in texts
-        for stream, taught in zip(group.child, rows, strict=True)
-    ]
+    scales = scales_of(stages)
+    walks = _walks(layer, texts)
     for stage in rule.chosen(stages):
         for walk in walks:
             _read(child, layer, stage, scales, walk)
@@ -118,6 +110,21 @@ def refit_layer(
         with forwards(modules, _replay(walk, (), {})):
             call = walk.stream.calls[layer]
             walk.stream.hidden = apply_layer(child, layer, walk.stream.hidden, call)
+
+
+def _walks(layer: int, texts: Sequence[tuple[Group, Sequence[Taught]]]) -> list[_Walk]:
+    """Return all batches, standing before the layer."""
+    return [
+        _Walk(
+            stream,
+            taught,
+            group.teacher.layers[layer],
+            group.share / group.tokens,
+            stream.rows(stream.hidden),
+        )
+        for group, rows in texts
+        for stream, taught in zip(group.child, rows, strict=True)
+    ]
 
 
 def _replay(
@@ -194,26 +201,12 @@ def _solve_maps(
     )
     for path in stage.maps:
         found = change([(1.0, Moments(xx, xr[path])), *keep], rule.ridge)
-        _set(modules[path], found, rule.dtype)
+        change_map(modules[path], found, rule.dtype)
 
 
 def _plus(total: Tensor | None, term: Tensor, share: float) -> Tensor:
     term *= share
     return term if total is None else total.add_(term)
-
-
-def _set(module: nn.Module, found: Tensor, dtype: torch.dtype) -> None:
-    """Add a change [out, in (+ 1)] to a map, rounded to what the child is stored in."""
-    bias: Any = getattr(module, "bias", None)
-    if bias is not None:
-        _add(bias.data, found[:, -1], dtype)
-        found = found[:, :-1]
-    weight: Any = module.weight
-    _add(weight.data, found if isinstance(module, nn.Linear) else found.T, dtype)
-
-
-def _add(weight: Tensor, found: Tensor, dtype: torch.dtype) -> None:
-    weight.copy_((weight.double() + found).to(dtype))
 
 
 def _solve_bank(
@@ -242,7 +235,7 @@ def _solve_bank(
                 parts.append((rule.keep / held.tokens, Moments(keep[place])))
             weight, turned = weight_at(bank, expert, place, sides[0][1])
             found = change(parts, rule.ridge)
-            _add(weight, found.T if turned else found, rule.dtype)
+            add(weight, found.T if turned else found, rule.dtype)
 
 
 def _product_moments(

@@ -6,7 +6,7 @@ All of it is found by running the layer on a few tokens; no name is looked at.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,11 @@ class Stage:
     def writes(self) -> bool:
         """Whether all that the maps give is added to the stream."""
         return None not in self.scales
+
+
+def scales_of(stages: Iterable[Stage]) -> dict[str, float | None]:
+    """Return the factor of every map of some stages, by path."""
+    return {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
 
 
 class Stopped(Exception):

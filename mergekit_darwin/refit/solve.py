@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mergekit_darwin.errors import DarwinError
 
@@ -111,3 +112,18 @@ def sum_of(terms: Sequence[Tensor]) -> Tensor:
     for term in terms[1:]:
         total += term
     return total
+
+
+def change_map(module: nn.Module, found: Tensor, dtype: torch.dtype) -> None:
+    """Add a change [out, in (+ 1)] to a map, rounded to what the child is stored in."""
+    bias: Any = getattr(module, "bias", None)
+    if bias is not None:
+        add(bias.data, found[:, -1], dtype)
+        found = found[:, :-1]
+    weight: Any = module.weight
+    add(weight.data, found if isinstance(module, nn.Linear) else found.T, dtype)
+
+
+def add(weight: Tensor, found: Tensor, dtype: torch.dtype) -> None:
+    """Add a float64 change to a weight in place, the sum rounded to dtype."""
+    weight.copy_((weight.double() + found).to(dtype))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mergekit_darwin.refit.order import Stage, forwards, units
+from mergekit_darwin.refit.order import Stage, forwards, scales_of, units
 from mergekit_darwin.refit.solve import Moments, add_gram, no_moments
 from mergekit_darwin.refit.texts import Group, Stream
 from mergekit_darwin.scan.decoder import Decoder, apply_layer
@@ -75,7 +75,7 @@ def teach(
 def _notes(
     stages: Sequence[Stage], stream: Stream, noted: Taught, residual: bool
 ) -> Callable[[str, Any], Callable[..., Any]]:
-    scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
+    scales = scales_of(stages)
     banks = {row.maps[0] for row in stages if row.bank}
     after = [stream.rows(stream.hidden)]
 
@@ -126,7 +126,7 @@ def _sums(
     firsts: dict[str, Stage],
     walk: tuple[Stream, Held],
 ) -> Callable[[str, Any], Callable[..., Any]]:
-    scales = {p: s for row in stages for p, s in zip(row.maps, row.scales, strict=True)}
+    scales = scales_of(stages)
     stream, held = walk
     after = [stream.rows(stream.hidden)]
 

@@ -79,11 +79,7 @@ def breed(
         generation += 1
         belief = _refit(surrogate, memory, len(space.genes))
         best = _best_point(memory, start[None])
-        salt = 100 + 2 * generation
-        peaks = [
-            _round(space, maximise(value, best, settings, salt + i)[0])
-            for i, value in enumerate((belief.mean, belief.hopeful))
-        ]
+        peaks = _peaks(space, belief, best, settings, 100 + 2 * generation)
         proposed = np.array([_round(space, p) for p in strategy.ask()])
         order = np.argsort(-belief.mean(proposed), kind="stable")
         room = settings.max_evaluations - len(memory.points)
@@ -98,6 +94,16 @@ def breed(
         told = np.vstack([proposed, *(p[None] for p in peaks)])
         strategy.tell(list(told), [-_known(memory, p, learnt) for p in told])
     return memory
+
+
+def _peaks(
+    space: Space, belief: Belief, best: Array, settings: SearchSettings, salt: int
+) -> list[Array]:
+    """Return the optima of a belief's mean and of its hope."""
+    return [
+        _round(space, maximise(value, best, settings, salt + i)[0])
+        for i, value in enumerate((belief.mean, belief.hopeful))
+    ]
 
 
 def _refit(surrogate: Surrogate, memory: Memory, size: int) -> Belief:
