@@ -28,11 +28,8 @@ _MOST_NESTED, _MOST_VALUES, _LONGEST = 100, 1_000_000, 8_000_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the former is of C
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz")
 _OF_MODELS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    *("config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json"),
     "model.safetensors.index.json",
 )
 
@@ -139,20 +136,23 @@ def _values(value: Any, known: dict[int, float]) -> float:
 
 
 def read_document(
-    file: Path, schema: type[Document], *, unreadable: str, unfit: str, advice: str = ""
+    path: str | Path, schema: type[Document], name: str, command: str
 ) -> Document:
-    """Return the document in a file.
+    """Return what a command wrote: the file, or the one of this name in a folder.
 
-    Raises DarwinError: unreadable and the system's reason in brackets, or unfit, the
-    first key that does not fit, why, and the advice.
+    Raises DarwinError if there is none, or with the first key that does not fit.
     """
-    content = read_bytes(file, unreadable)
+    file = Path(path) / name if Path(path).is_dir() else Path(path)
+    what = f"{name}: {file} must be as {command} wrote it"
+    content = read_bytes(file, f"{what}; it cannot be read")
     try:
         found = schema.model_validate_json(content)
         parse_json(content)
         return found
     except ValueError as error:  # pydantic's too
-        raise DarwinError(f"{unfit}; {reason(error)}.{advice}") from None
+        raise DarwinError(
+            f"{what}; {reason(error)}. Mend it, or run {command} again."
+        ) from None
 
 
 def read_lines(

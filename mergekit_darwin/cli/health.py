@@ -83,11 +83,13 @@ def main(
     lines = read_lines(thresholds)
     talk.setup_logging(verbose, quiet)
     from mergekit_darwin.api.merging import check_health
-    from mergekit_darwin.health.report import default_out, health_json, health_text
+    from mergekit_darwin.health.report import health_json, health_text
 
+    if out is None and Path(child).is_dir():
+        out = child
     health = check_health(
         child,
-        out=default_out(child, out),
+        out=out,
         thresholds=lines,
         progress=not quiet,
         **options,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from mergekit_darwin.health.thresholds import RULES, Severity
 
 Verdict = Literal["healthy", "warning", "unhealthy"]
 Value = FiniteFloat | str | None
+_ROWS = 40  # lines of findings shown to a person; the file has them all
+_ANSWER = 60  # characters of an answer shown
 NAMES = {"father": "Father", "mother": "Mother", "child": "child"}  # as in a sentence
 
 
@@ -106,28 +107,7 @@ def read_health(path: str | Path) -> Health:
 
     Raises DarwinError if there is none or it does not fit the schema.
     """
-    path = Path(path)
-    file = path / "health.json" if path.is_dir() else path
-    return read_document(
-        file,
-        Health,
-        unreadable=f"{file} must be a report that mergekit-darwin-health wrote; it"
-        " cannot be read",
-        unfit=f"{file} does not fit format mergekit-darwin/health version 1",
-    )
-
-
-LOG = logging.getLogger(__name__)
-
-_ROWS = 40  # lines of findings shown to a person; the file has them all
-_ANSWER = 60  # characters of an answer shown
-
-
-def default_out(child: str, out: str | None) -> Path | None:
-    """Return where to write: out, else the child's folder, None if it is none."""
-    if out is not None:
-        return Path(out)
-    return Path(child) if Path(child).is_dir() else None
+    return read_document(path, Health, "health.json", "mergekit-darwin-health")
 
 
 def check_out(folder: Path) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Strict
 from pydantic.types import FiniteFloat
@@ -150,8 +150,8 @@ def genome_hash(genome: Genome, options: Mapping[str, object]) -> str:
 class GenomeFile(Frozen):
     """genome.json: `format`, `version`, `genes`, and the hash of the merge it won."""
 
-    format: str = "mergekit-darwin/genome"
-    version: Annotated[int, Strict()] = 1
+    format: Literal["mergekit-darwin/genome"] = "mergekit-darwin/genome"
+    version: Literal[1] = 1
     genes: dict[str, Annotated[FiniteFloat, Strict()]]  # true is no 1
     genome_hash: str | None = None
 
@@ -164,18 +164,8 @@ def count_blocks(names: Mapping[str, object]) -> int:
 
 def read_genome(path: str | Path) -> Genome:
     """Return the genome in a file. Raises DarwinError if it cannot be read as one."""
-    path = Path(path)
-    content = read_document(
-        path,
-        GenomeFile,
-        unreadable=f"genome: cannot read {path}",
-        unfit=f"genome: {path} is not a genome file",
-    )
-    if (content.format, content.version) != ("mergekit-darwin/genome", 1):
-        raise DarwinError(
-            f"genome: {path} must be 'mergekit-darwin/genome' version 1;"
-            f" got {content.format!r} version {content.version}."
-        )
+    command = "mergekit-darwin-evolve"
+    content = read_document(path, GenomeFile, "genome.json", command)
     return make_genome(content.genes, count_blocks(content.genes))
 
 

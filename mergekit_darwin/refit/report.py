@@ -93,13 +93,7 @@ def verdict_of(general: Losses) -> Literal["sound", "general text lost"]:
 
 def read_refit(place: Path) -> RefitReport:
     """Return the report of a refitted child, by its folder or the file itself."""
-    file = place / REPORT if place.is_dir() else place
-    return read_document(
-        file,
-        RefitReport,
-        unreadable=f"Cannot read {file}",
-        unfit=f"{file} must be a report of mergekit-darwin-refit",
-    )
+    return read_document(place, RefitReport, REPORT, "mergekit-darwin-refit")
 
 
 def refit_text(report: RefitReport) -> str:

@@ -147,16 +147,7 @@ def read_report(path: str | Path) -> Report:
 
     Raises DarwinError if there is none or it does not fit the schema.
     """
-    path = Path(path)
-    file = path / "mds.json" if path.is_dir() else path
-    return read_document(
-        file,
-        Report,
-        unreadable="mds must be a report that mergekit-darwin-scan wrote, a folder or"
-        f" file; cannot read {file}",
-        unfit=f"mds: {file} does not fit format mergekit-darwin/mds version 1",
-        advice=" Run mergekit-darwin-scan again.",
-    )
+    return read_document(path, Report, "mds.json", "mergekit-darwin-scan")
 
 
 def check_identity(

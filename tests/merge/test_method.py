@@ -256,7 +256,7 @@ def test_parameters_of_one_model_are_refused(
         ("rescale", "maybe", "true or false"),
         ("block_7_ratio", 0.5, "Set blocks"),
         ("mds", "nowhere", "mergekit-darwin-scan"),
-        ("genome", "nowhere.json", "cannot read"),
+        ("genome", "nowhere.json", "cannot be read"),
         ("transplant_low", 0.9, "must not exceed"),
         ("operator", "sleerp", "Did you mean 'slerp'"),
         ("blocks", 2.5, "blocks must be a whole number in .1, 32."),
