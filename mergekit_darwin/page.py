@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mergekit_darwin import plots
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import about
 from mergekit_darwin.files import write_whole
 
 PARENTS = [[place / 4, colour] for place, colour in enumerate(plots.PARENTS)]
@@ -75,12 +75,8 @@ def write_page(path: Path, title: str, sections: Mapping[str, Sequence[Part]]) -
 
     Raises DarwinError where plotly is missing, or path is no regular file.
     """
-    try:
+    with about("A page needs plotly", "pip install 'mergekit-darwin[page]'"):
         from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise DarwinError(
-            "A page needs plotly; install it: pip install 'mergekit-darwin[page]'."
-        ) from None
     body, place = [], 0
     for heading, parts in sections.items():
         body.append(f"<h2>{html.escape(heading)}</h2>")

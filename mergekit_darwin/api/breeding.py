@@ -11,7 +11,6 @@ from mergekit_darwin.errors import refuse_unknown
 
 if TYPE_CHECKING:
     from mergekit_darwin.delphi.report import Report as Consensus
-    from mergekit_darwin.evolve.config import EvolveConfig
     from mergekit_darwin.evolve.family import Member
     from mergekit_darwin.evolve.finish import Finished
     from mergekit_darwin.evolve.options import RunOptions
@@ -61,32 +60,23 @@ def refit_child(
 def breed(
     config: PathLike,
     folder: PathLike,
-    *,
-    reuse_mds: PathLike | None = None,
-    random_seed: int | None = None,
-    max_evaluations: int | None = None,
     **options: Any,
 ) -> Finished:
     """Breed a child as an EVOLVE.yml says, in a folder of the run; return what is left.
 
     Called again after a stop it goes on where it was and ends with the same bytes.
-    reuse_mds: the folder of another run, whose scan is taken over; random_seed and
-    max_evaluations stand in place of the file's. options are the fields of
-    evolve.options.RunOptions (strategy, device ...). Raises DarwinError, and
-    evolve.record.Interrupted after Ctrl-C.
+    options are the fields of evolve.options.RunOptions (reuse_mds, max_evaluations,
+    strategy, device ...). Raises DarwinError, and evolve.record.Interrupted after
+    Ctrl-C.
     """
+    from mergekit_darwin.evolve.reading import read_config
     from mergekit_darwin.evolve.run import evolve
 
-    chosen = _chosen(config, reuse_mds, random_seed, max_evaluations)
-    return evolve(chosen, Path(folder), _run_options(options))
+    return evolve(read_config(config), Path(folder), _run_options(options))
 
 
 def check_breeding(
     config: PathLike,
-    *,
-    reuse_mds: PathLike | None = None,
-    random_seed: int | None = None,
-    max_evaluations: int | None = None,
     **options: Any,
 ) -> Iterator[str]:
     """Yield what is known of a run before it begins, everything checked, line by line.
@@ -94,10 +84,10 @@ def check_breeding(
     Takes what breed takes; the Father is scored on ten items of every task. Raises
     DarwinError for whatever would stop the run.
     """
+    from mergekit_darwin.evolve.reading import read_config
     from mergekit_darwin.evolve.run import check
 
-    chosen = _chosen(config, reuse_mds, random_seed, max_evaluations)
-    return check(chosen, _run_options(options))
+    return check(read_config(config), _run_options(options))
 
 
 def start_breeding(
@@ -115,22 +105,6 @@ def start_breeding(
     from mergekit_darwin.evolve.init import write_config
 
     return write_config(Path(out), father, mother, base, items)
-
-
-def _chosen(
-    config: PathLike,
-    reuse_mds: PathLike | None,
-    random_seed: int | None,
-    max_evaluations: int | None,
-) -> EvolveConfig:
-    from mergekit_darwin.evolve.reading import read_config, with_overrides
-
-    return with_overrides(
-        read_config(config),
-        mds=None if reuse_mds is None else str(Path(reuse_mds) / "mds"),
-        seed=random_seed,
-        max_evaluations=max_evaluations,
-    )
 
 
 def _run_options(given: Mapping[str, Any]) -> RunOptions:

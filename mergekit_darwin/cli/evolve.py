@@ -50,17 +50,6 @@ _OURS = (  # what is not an option of the run itself
     show_default=True,
     help="With --init: the file to write; task files go beside it.",
 )
-@click.option(
-    "--reuse-mds",
-    type=click.Path(exists=True, file_okay=False),
-    help="Folder of another run of these parents: its scan is taken over.",
-)
-@click.option("--random-seed", type=click.IntRange(1), help="In place of search.seed.")
-@click.option(
-    "--max-evaluations",
-    type=click.IntRange(1),
-    help="In place of search.max_evaluations.",
-)
 @options_of(RunOptions)
 @verbosity
 def main(words: tuple[str, ...], verbose: int, quiet: bool, **options: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mergekit.common import dtype_from_name
 
-from mergekit_darwin.errors import DarwinError, nearest, reason
+from mergekit_darwin.errors import DarwinError, about, reason
 from mergekit_darwin.evolve.config import EvolveConfig
 from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.refits import given_texts
@@ -25,6 +25,7 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml, parse
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.harness import check_kind
 from mergekit_darwin.models.opened import check_device
 from mergekit_darwin.models.opened import read_config as model_config
 from mergekit_darwin.ratios.genome import make_genome
@@ -55,22 +56,10 @@ def check_machine(config: EvolveConfig, options: RunOptions) -> None:
             f" {options.batch_size!r}."
         )
     for key in ("dtype", "out_dtype"):
-        named = getattr(config, key)
-        try:
-            dtype_from_name(named) if named else None
-        except (RuntimeError, ValueError, AttributeError) as error:
-            raise DarwinError(
-                f"{key} must be a torch type such as bfloat16; got {named!r}."
-            ) from error
-    import lm_eval.models  # noqa: F401  (the registry is empty without it)
-    from lm_eval.api.registry import model_registry
-
-    kind = config.model_type
-    if kind not in model_registry:
-        raise DarwinError(
-            "model_type must be one that lm-evaluation-harness has; it has no"
-            f" {kind!r}.{nearest(kind, model_registry.keys())}"
-        )
+        named = getattr(config, key) or "float32"
+        with about(f"{key} must be a torch type such as bfloat16"):
+            dtype_from_name(named)
+    check_kind(config.model_type)
 
 
 def check_models(config: EvolveConfig, worker: Worker) -> dict[str, Checkpoint]:
@@ -112,13 +101,8 @@ def check_models(config: EvolveConfig, worker: Worker) -> dict[str, Checkpoint]:
 
 def _check_tokenizer(name: str, model: Checkpoint, worker: Worker) -> None:
     remote = worker.options.trust_remote_code
-    try:
+    with about(f"{name} must have a tokenizer that transformers reads"):
         tokenizer = worker.tokenizer(name)
-    except Exception as error:  # transformers raises whatever its readers do
-        raise DarwinError(
-            f"{name} must have a tokenizer that transformers reads; it cannot be read"
-            f" ({reason(error)})."
-        ) from error
     config = model_config(name, model.path, remote).get_text_config()
     rows = getattr(config, "vocab_size", None)
     highest = max(tokenizer.get_vocab().values(), default=0)

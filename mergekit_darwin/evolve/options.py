@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -16,12 +17,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What may change between two starts of one run without changing its result.
+    """What a start of a run may choose.
 
-    num_threads are torch's, in every worker alike, so that sums come out the same in
-    all of them.
+    The first three stand in place of what the config says. The rest may change between
+    two starts of one run without changing its result; num_threads are torch's, in every
+    worker alike, so that sums come out the same in all of them.
     """
 
+    reuse_mds: str | Path | None = asked(
+        None,
+        "Folder of another run of these parents: its scan is taken over.",
+        type=click.Path(exists=True, file_okay=False),
+    )
+    random_seed: int | None = asked(
+        None, "In place of search.seed.", type=click.IntRange(1)
+    )
+    max_evaluations: int | None = asked(
+        None, "In place of search.max_evaluations.", type=click.IntRange(1)
+    )
     scratch: str | None = asked(
         None,
         "Folder for candidates, deleted one by one (a RAM disk, say)."

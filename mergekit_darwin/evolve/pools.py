@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.errors import DarwinError, about, reason
 from mergekit_darwin.evolve.log import Candidate, Evaluation, Part
 from mergekit_darwin.evolve.workers import Worker
 
@@ -50,12 +50,8 @@ class RayPool:
     """
 
     def __init__(self, worker: Worker):
-        try:
+        with about("--strategy ray needs Ray", "pip install 'mergekit-darwin[ray]'"):
             import ray
-        except ImportError:
-            raise DarwinError(
-                "--strategy ray needs Ray: pip install 'mergekit-darwin[ray]'."
-            ) from None
         self._ray, self._like, options = ray, worker, worker.options
         self._started = not ray.is_initialized()
         if self._started:

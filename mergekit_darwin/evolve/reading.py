@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from mergekit_darwin.errors import DarwinError, nearest
 from mergekit_darwin.evolve.config import EvolveConfig, TaskSetting
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.files import read_yaml
 from mergekit_darwin.search.cma import SearchSettings
 
@@ -159,12 +160,11 @@ def config_yaml(config: EvolveConfig) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def with_overrides(
-    config: EvolveConfig, mds: str | None = None, **search: Any
-) -> EvolveConfig:
-    """Return a config with some search settings replaced, and its report if given."""
-    changes = {key: value for key, value in search.items() if value is not None}
-    update: dict[str, Any] = {"search": config.search.model_copy(update=changes)}
-    if mds is not None:
-        update["mds"] = os.path.abspath(mds)
+def with_overrides(config: EvolveConfig, options: RunOptions) -> EvolveConfig:
+    """Return a config with what a start puts in place of its own."""
+    search = {"seed": options.random_seed, "max_evaluations": options.max_evaluations}
+    given = {key: value for key, value in search.items() if value is not None}
+    update: dict[str, Any] = {"search": config.search.model_copy(update=given)}
+    if options.reuse_mds is not None:
+        update["mds"] = os.path.abspath(Path(options.reuse_mds, "mds"))
     return config.model_copy(update=update)

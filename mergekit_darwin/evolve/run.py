@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import about
 from mergekit_darwin.evolve.breed import breed_children, choose, random_search
 from mergekit_darwin.evolve.card import write_card
 from mergekit_darwin.evolve.check import check_all, check_machine, plan, try_items
@@ -33,7 +33,7 @@ from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.pages import findings, heldout_table, write_report
 from mergekit_darwin.evolve.pools import RayPool, SerialPool
-from mergekit_darwin.evolve.reading import check_benchmarks
+from mergekit_darwin.evolve.reading import check_benchmarks, with_overrides
 from mergekit_darwin.evolve.record import Record
 from mergekit_darwin.evolve.tasks import TaskSet, shared_samples
 from mergekit_darwin.evolve.workers import Worker
@@ -50,6 +50,7 @@ def evolve(
     Raises DarwinError for what the user can repair, Interrupted after Ctrl-C.
     """
     options = _with_threads(options or RunOptions())
+    config = with_overrides(config, options)
     benchmarks = check_benchmarks(config, options.allow_benchmark_tasks)
     check_machine(config, options)
     folder = folder.resolve()
@@ -81,6 +82,7 @@ def check(config: EvolveConfig, options: RunOptions) -> Iterator[str]:
     would stop the run.
     """
     options = _with_threads(options)
+    config = with_overrides(config, options)
     check_benchmarks(config, options.allow_benchmark_tasks)
     check_machine(config, options)
     with tempfile.TemporaryDirectory() as scratch:
@@ -212,10 +214,6 @@ def _telling(
 
 
 def _start_wandb(config: EvolveConfig, project: str) -> Any:
-    try:
+    with about("--wandb needs wandb", "pip install 'mergekit-darwin[wandb]'"):
         import wandb
-    except ImportError:
-        raise DarwinError(
-            "--wandb needs wandb: pip install 'mergekit-darwin[wandb]'."
-        ) from None
     return wandb.init(project=project, config=config.model_dump(mode="json"))

@@ -22,10 +22,11 @@ from mergekit.io import ShardedTensorIndex
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
-from mergekit_darwin.errors import DarwinError, about, reason, some
+from mergekit_darwin.errors import DarwinError, about, some
 from mergekit_darwin.models.checks import check_config, check_files
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
+_AGAIN = "Download or save the model again."
 _NO_WEIGHTS = {  # as safetensors and torch name them
     *("i8", "u8", "i16", "u16", "i32", "u32", "bool", "c64"),
     *("int8", "uint8", "int16", "uint16", "int32", "uint32"),
@@ -106,19 +107,14 @@ def integers(headers: Iterable[TensorHeader]) -> list[str]:
 
 def _read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return a safetensors file's header by tensor and where its data begins."""
-    try:
+    with about(f"{file} must be whole; its header cannot be read", _AGAIN):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
-    except (OSError, ValueError, MemoryError, RecursionError, struct.error) as error:
-        raise DarwinError(
-            f"{file} must be a whole safetensors file; its header cannot be read"
-            f" ({error}). Download or save the model again."
-        ) from None
     if not isinstance(header, dict) or not all(map(_is_row, header.items())):
         raise DarwinError(
             f"{file} must be a whole safetensors file; its header is no table of"
-            " tensors. Download or save the model again."
+            f" tensors. {_AGAIN}"
         )
     header.pop("__metadata__", None)
     return header, 8 + length
@@ -209,13 +205,11 @@ def open_checkpoint(
             " --lora-merge-cache must name a folder for that copy."
         )
     check_files(reference.model.path)
-    try:
+    with about(
+        f"{reference} must be a folder with safetensors (or .bin) weights, or a model"
+        " on the hub; it cannot be opened"
+    ):
         index = cache.get(reference).index
-    except Exception as error:
-        raise DarwinError(
-            f"{reference} must be a folder with safetensors (or .bin) weights, or a"
-            f" model on the hub; it cannot be opened ({reason(error)})."
-        ) from error
     _check_shards(reference, index.tensor_paths)
     headers = _headers(index)
     absent = sorted(set(index.tensor_paths) - set(headers))
@@ -248,17 +242,12 @@ def _headers(index: ShardedTensorIndex) -> dict[str, TensorHeader]:
                 dtype = _DTYPES.get(row["dtype"], row["dtype"])
                 headers[name] = TensorHeader(name, dtype, tuple(row["shape"]))
             continue
-        try:
+        with about(f"{file} must be a whole file of weights", _AGAIN):
             state = torch.load(file, map_location="meta", weights_only=True)
             state = state.get("state_dict", state)
             for name in filter(state.__contains__, index.tensor_paths):
                 dtype = str(state[name].dtype).removeprefix("torch.")
                 headers[name] = TensorHeader(name, dtype, tuple(state[name].shape))
-        except Exception as error:  # whatever pickle, zip and torch raise
-            raise DarwinError(
-                f"{file} must be a whole file of weights; it cannot be read"
-                f" ({reason(error)}). Download or save the model again."
-            ) from None
     return headers
 
 

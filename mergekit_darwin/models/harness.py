@@ -153,6 +153,18 @@ def _prepare(task: Any, shots: int | None) -> None:
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
+def check_kind(kind: str) -> None:
+    """Refuse a type of models that the harness does not have. Raises DarwinError."""
+    import lm_eval.models  # noqa: F401  (the registry is empty without it)
+    from lm_eval.api.registry import model_registry
+
+    if kind not in model_registry:
+        raise DarwinError(
+            f"model_type must be one that lm-evaluation-harness has, not {kind!r}."
+            f"{nearest(kind, model_registry.keys())}"
+        )
+
+
 def open_model(
     kind: str, args: Mapping[str, Any], *, batch_size: str | int, device: str | None
 ) -> Any:
@@ -161,14 +173,9 @@ def open_model(
     Raises DarwinError for an unknown kind, a model that cannot be opened, and one some
     of whose weights are missing or of another shape.
     """
-    import lm_eval.models  # noqa: F401  (the registry is empty without it)
-    from lm_eval.api.registry import get_model, model_registry
+    from lm_eval.api.registry import get_model
 
-    if kind not in model_registry:
-        raise DarwinError(
-            f"lm-evaluation-harness knows no model type {kind!r}."
-            f"{nearest(kind, model_registry.keys())}"
-        )
+    check_kind(kind)
     rest = {"batch_size": batch_size, "device": device}
     named = args.get("pretrained") or args.get("model") or kind
     hint = ""

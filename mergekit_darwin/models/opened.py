@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mergekit_darwin.errors import DarwinError, reason
+from mergekit_darwin.errors import DarwinError, about, reason
 from mergekit_darwin.models.checkpoint import open_checkpoint
 from mergekit_darwin.models.checks import check_loaded
 from mergekit_darwin.models.stream import DiskWeights, disk_weights, empty_model
@@ -136,13 +136,8 @@ def read_config(name: str, path: str, remote: bool = False) -> Any:
     """Return a model's config. Raises DarwinError if transformers cannot read it."""
     from transformers import AutoConfig
 
-    try:
+    with about(f"{name} must have a config.json that transformers reads"):
         return AutoConfig.from_pretrained(path, trust_remote_code=remote)
-    except Exception as error:  # transformers raises whatever its validators do
-        raise DarwinError(
-            f"{name} must have a config.json that transformers reads; it cannot be"
-            f" read ({reason(error)})."
-        ) from error
 
 
 def auto_classes(config: Any) -> Sequence[Any]:

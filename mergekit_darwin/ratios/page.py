@@ -109,14 +109,8 @@ def _told(row: Prescription) -> str:
 
 
 def _models(report: Report) -> page.Words:
-    lines = []
-    for role, model in (
-        ("Father", report.father),
-        ("Mother", report.mother),
-        ("Base", report.base),
-    ):
-        if model is not None:
-            lines.append(f"{role}: {model.model}, {len(model.tensors)} tensors")
+    rows = report.models.items()
+    lines = (f"{role}: {it.model}, {len(it.tensors)} tensors" for role, it in rows)
     return page.Words(lines=tuple(lines))
 
 

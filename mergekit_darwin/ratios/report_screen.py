@@ -47,14 +47,7 @@ def layer_gains(
 
 def screen(report: Report) -> str:
     """Return the summary of a report: models, top layers, spread of mri_ratio."""
-    lines = []
-    for role, model in (
-        ("Father", report.father),
-        ("Mother", report.mother),
-        ("Base", report.base),
-    ):
-        if model is not None:
-            lines.append(_model_line(role, model))
+    lines = [_model_line(role, model) for role, model in report.models.items()]
     if report.father.probes:
         lines += ["", *_probe_lines(report)]
     lines += ["", *_ratio_lines(report)]

@@ -124,6 +124,12 @@ class Report(Frozen):
             )
         return self
 
+    @property
+    def models(self) -> dict[str, ModelReport]:
+        """What there is of each model, by its role as in a sentence."""
+        both = {"Father": self.father, "Mother": self.mother}
+        return both if self.base is None else {**both, "Base": self.base}
+
     def identity(self) -> str:
         """Return 16 hex digits over everything in the report that can move a ratio.
 

@@ -11,7 +11,7 @@ import torch
 from mergekit.io.tasks import LoaderCache, LoadTensor
 from torch import Tensor
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.kernel.profile import Profile, profile_tensor
 from mergekit_darwin.models.plan import is_present
 from mergekit_darwin.scan.report import PairStatistics
@@ -72,15 +72,11 @@ def scan_tensors(models: Mapping[str, Loads], names: list[str]) -> Iterator[Tens
 
 def load_tensor(load: LoadTensor) -> Tensor:
     """Return a tensor, borrowed from its file. Raises DarwinError if it is damaged."""
-    try:
+    named = f"Tensor {load.tensor!r} of {load.model}"
+    with about(f"{named} cannot be read", "Download or save the model again."):
         tensor = load.execute()
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise DarwinError(
-            f"Tensor {load.tensor!r} of {load.model} cannot be read ({error})."
-            " Download or save the model again."
-        ) from error
     if tensor is None:
-        raise DarwinError(f"Tensor {load.tensor!r} is missing in {load.model}.")
+        raise DarwinError(f"{named} is missing.")
     return tensor
 
 
