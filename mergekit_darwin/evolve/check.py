@@ -154,9 +154,9 @@ def try_items(worker: Worker, count: int = 1) -> Trial:
     try:
         scores = [worker.try_out(tasks).score for tasks in few]
     except Exception as error:
-        said = error.message if isinstance(error, DarwinError) else reason(error)
         raise DarwinError(
-            f"Every task must score the Father; {count} item of each does not ({said})."
+            f"Every task must score the Father; {count} item of each does not"
+            f" ({reason(error)})."
         ) from error
     spent, items = time.perf_counter() - began, sum(tasks.count for tasks in few)
     began = time.perf_counter()

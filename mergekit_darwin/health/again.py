@@ -16,9 +16,8 @@ from mergekit.graph import Executor
 from mergekit.io.tasks import LoadTensor
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
-from pydantic import ValidationError
 
-from mergekit_darwin.errors import DarwinError
+from mergekit_darwin.errors import DarwinError, about
 from mergekit_darwin.files import read_yaml
 from mergekit_darwin.health.facts import same_bits
 from mergekit_darwin.health.report import Finding, finding
@@ -129,13 +128,11 @@ def chosen_tasks(
 
     Raises DarwinError if the recipe cannot be planned again.
     """
-    try:
+    with about(
+        f"{recipe.path} must be a merge configuration",
+        "Give --verify none to leave it out.",
+    ):
         config = MergeConfiguration.model_validate(recipe.content)
-    except ValidationError as error:
-        raise DarwinError(
-            f"{recipe.path} must be a merge configuration;"
-            f" {error.errors()[0]['msg']}. Give --verify none to leave it out."
-        ) from None
     stored = config.out_dtype  # the planner consumes config
     tasks = {task.output_weight.name: task for task in _plan(recipe, config, options)}
     order = sorted(tasks, key=lambda name: (site_of(name).layer or 0, name))
