@@ -27,9 +27,10 @@ import numpy as np
 from mergekit_darwin.evolve.breed import make_surrogate, sensible
 from mergekit_darwin.evolve.diagnose import Diagnosis, diagnose
 from mergekit_darwin.evolve.options import RunOptions
+from mergekit_darwin.evolve.pools import SerialPool
 from mergekit_darwin.evolve.reading import read_config
 from mergekit_darwin.evolve.record import Record
-from mergekit_darwin.evolve.workers import SerialPool, Worker
+from mergekit_darwin.evolve.workers import Worker
 from mergekit_darwin.ratios.genome import Genome, make_genome
 from mergekit_darwin.search.breed import breed, rank_correlation
 from mergekit_darwin.search.cma import SearchSettings, make_cma, maximise

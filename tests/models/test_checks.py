@@ -16,7 +16,7 @@ import transformers
 from mergekit_darwin.delphi.model import Consensus
 from mergekit_darwin.delphi.run import Options, consensus
 from mergekit_darwin.errors import DarwinError
-from mergekit_darwin.evolve.config import RunOptions
+from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import make_config
 from mergekit_darwin.evolve.run import evolve
 from mergekit_darwin.models.checks import whole_models
