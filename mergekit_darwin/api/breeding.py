@@ -122,13 +122,12 @@ def consensus(
     model is a path, a hub name, or an open model of lm-evaluation-harness. Writes
     samples.jsonl, report.json, report.md and delphi.png into the folder out; called
     again with the same arguments it goes on where it was stopped. options are the
-    fields of delphi.run.Options (samples, stage, risk, temperature, shadow, ...).
+    fields of delphi.options.Options (samples, stage, risk, temperature, shadow, ...).
     Raises DarwinError for tasks that cannot be voted on.
     """
-    from mergekit_darwin.delphi.run import Options, make_options
+    from mergekit_darwin.delphi.options import make_options
     from mergekit_darwin.delphi.run import consensus as run
 
-    refuse_unknown(options, Options.model_fields)
     names = [tasks] if isinstance(tasks, str) else tasks
     return run(model, names, out, make_options(**options))
 

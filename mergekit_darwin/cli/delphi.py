@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from mergekit_darwin.delphi.options import Options
 from mergekit_darwin.errors import printable
-from mergekit_darwin.talk import setup_logging, verbosity
+from mergekit_darwin.talk import options_of, setup_logging, verbosity
 
 
 @click.command("mergekit-darwin-delphi")
@@ -23,60 +24,11 @@ from mergekit_darwin.talk import setup_logging, verbosity
 @click.option(
     "--out", required=True, help="Folder of the run. Given again, the run goes on."
 )
-@click.option("--samples", default=16, show_default=True, help="Most samples an item.")
-@click.option("--stage", default=2, show_default=True, help="Samples between looks.")
-@click.option(
-    "--risk",
-    default=0.01,
-    show_default=True,
-    help="Largest chance, in the worst case, that the stopped vote is not that of all"
-    " samples; 0: never.",
-)
-@click.option(
-    "--temperature", default=0.7, show_default=True, help="Of sampling, above 0."
-)
-@click.option("--seed", default=1, show_default=True, help="Of all samples.")
-@click.option(
-    "--shadow", is_flag=True, help="Draw all samples; say where it would have stopped."
-)
-@click.option(
-    "--greedy/--no-greedy",
-    default=True,
-    show_default=True,
-    help="Measure the greedy text of every item too.",
-)
-@click.option("--metric", help="NAME or NAME,FILTER.  [default: the task's first]")
-@click.option("--extract", help="Pattern that reads the answer from a text.")
+@options_of(Options)
 @click.option(
     "--gen-kwargs", default="", help="More settings of sampling, KEY=VALUE,..."
 )
-@click.option("--limit", type=int, help="Only the first items of each task.")
-@click.option("--num-fewshot", type=int, help="Examples in front of an item.")
-@click.option(
-    "--include-path",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="Folder of task YAMLs; may be repeated.",
-)
-@click.option("--apply-chat-template", is_flag=True, help="Prompts as chats.")
-@click.option(
-    "--fewshot-as-multiturn/--no-fewshot-as-multiturn",
-    default=True,
-    show_default=True,
-    help="Examples as turns of the chat.",
-)
-@click.option("--system-instruction", help="System turn of the chat.")
-@click.option(
-    "--model-type",
-    default="hf",
-    show_default=True,
-    help="hf, vllm, local-completions, ...",
-)
 @click.option("--model-args", default="", help="More of the model's, KEY=VALUE,...")
-@click.option("--batch-size", default="16", show_default=True, help="Requests a batch.")
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the model runs."
-)
 @click.option("--json", "as_json", is_flag=True, help="Write the report to stdout.")
 @verbosity
 def main(

@@ -5,24 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, FiniteFloat, ValidationError
+from typing import Any
 
 from mergekit_darwin.delphi.answers import Reader, reader_of
 from mergekit_darwin.delphi.draw import Item, Sampling, Source, draw, greedy
 from mergekit_darwin.delphi.folder import claim, keep_settings
 from mergekit_darwin.delphi.guarantee import make_plan
+from mergekit_darwin.delphi.options import Options
 from mergekit_darwin.delphi.page import markdown
 from mergekit_darwin.delphi.picture import draw_report
 from mergekit_darwin.delphi.report import Report, make_report
 from mergekit_darwin.delphi.samples import SAMPLES_NAME, Samples
 from mergekit_darwin.delphi.servers import check_server
-from mergekit_darwin.errors import DarwinError, about, nearest
-from mergekit_darwin.files import Frozen, write_whole
+from mergekit_darwin.delphi.vote import Plan
+from mergekit_darwin.errors import DarwinError, about
+from mergekit_darwin.files import write_whole
 from mergekit_darwin.locks import locked
 from mergekit_darwin.models.checks import check_files
 from mergekit_darwin.models.harness import load_tasks, open_model, quiet
@@ -31,53 +31,6 @@ from mergekit_darwin.talk import versions
 
 LOG = logging.getLogger("mergekit_darwin")
 JSON_NAME, PAGE_NAME, PICTURE_NAME = "report.json", "report.md", "delphi.png"
-
-
-class Options(Frozen):
-    """How a consensus run is done; every option has the command's name and meaning.
-
-    samples: most samples an item; stage: samples drawn before the vote is looked at;
-    risk: largest chance, in the worst case, that the stopped vote is not that of all
-    samples; temperature of sampling; seed of all samples; shadow: draw all samples and
-    say where it would have stopped; greedy: measure the greedy text too. metric may
-    name a filter ("exact_match,strict-match"); extract is a pattern that reads the
-    answer. The rest is lm-evaluation-harness's.
-    """
-
-    samples: int = 16
-    stage: int = 2
-    risk: FiniteFloat = 0.01
-    temperature: Annotated[FiniteFloat, Field(gt=0.0)] = 0.7
-    seed: int = 1
-    shadow: bool = False
-    greedy: bool = True
-    metric: str | None = None
-    extract: str | None = None
-    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
-    limit: Annotated[int, Field(ge=1)] | None = None
-    num_fewshot: Annotated[int, Field(ge=0)] | None = None
-    include_path: tuple[str, ...] = ()
-    apply_chat_template: bool = False
-    fewshot_as_multiturn: bool = True
-    system_instruction: str | None = None
-    model_type: str = "hf"
-    model_args: dict[str, Any] = Field(default_factory=dict)
-    batch_size: Annotated[str, Field(pattern=r"^([1-9]\d*|auto(:\d+)?)$")] = "16"
-    device: str | None = "cpu"
-
-
-def make_options(**given: Any) -> Options:
-    """Return options. Raises DarwinError naming the first that does not fit."""
-    try:
-        return Options(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        strange = first["type"] == "extra_forbidden"
-        hint = nearest(key, Options.model_fields) if strange else ""
-        raise DarwinError(
-            f"{key}: {first['msg']}; got {first['input']!r}.{hint}"
-        ) from None
 
 
 def consensus(
@@ -112,20 +65,28 @@ def consensus(
             if options.greedy:
                 greedy(inner, items, log)
             draw(Source(inner, sampling), items, plan, log, every=options.shadow)
-        held = {
-            reader.name: [log.of(item.key) for item in items if item.reader is reader]
-            for reader in readers
-        }
-        metrics = {reader.name: (reader.words, reader.sign) for reader in readers}
-        report = replace(
-            make_report(
-                settings["model"], plan, held, metrics=metrics, risk=options.risk
-            ),
-            settings=settings,
-            versions=versions("lm_eval", "transformers", "torch"),
-        )
+        report = _reported(items, log, plan, options.risk, settings)
         _write(report, folder)
     return report
+
+
+def _reported(
+    items: Sequence[Item],
+    log: Samples,
+    plan: Plan,
+    risk: float,
+    settings: Mapping[str, Any],
+) -> Report:
+    """Return what all samples of the items, task by task, come to."""
+    readers = dict.fromkeys(item.reader for item in items)
+    held = {
+        reader.name: [log.of(item.key) for item in items if item.reader is reader]
+        for reader in readers
+    }
+    metrics = {reader.name: (reader.words, reader.sign) for reader in readers}
+    found = make_report(settings["model"], plan, held, metrics=metrics, risk=risk)
+    made_with = versions("lm_eval", "transformers", "torch")
+    return replace(found, settings=settings, versions=made_with)
 
 
 def _readers(tasks: Sequence[str], options: Options) -> list[Reader]:
@@ -210,7 +171,8 @@ def _settings(
         content = [request.arguments[:2], request.doc, item.reader.words]
         mark.update(json.dumps(content, default=str, sort_keys=True).encode())
     digests = {name: mark.hexdigest()[:16] for name, mark in tasks.items()}
-    rest = options.model_dump(mode="json", exclude={"include_path"})
+    rest = asdict(options)
+    del rest["include_path"]
     return {"model": _name(model), "tasks": digests, **rest}
 
 

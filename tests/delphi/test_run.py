@@ -17,7 +17,8 @@ from mergekit_darwin.delphi.compare import mcnemar, mean_of  # noqa: E402
 from mergekit_darwin.delphi.draw import Sampling  # noqa: E402
 from mergekit_darwin.delphi.guarantee import make_plan  # noqa: E402
 from mergekit_darwin.delphi.model import Consensus  # noqa: E402
-from mergekit_darwin.delphi.run import Options, consensus, make_options  # noqa: E402
+from mergekit_darwin.delphi.options import Options, make_options  # noqa: E402
+from mergekit_darwin.delphi.run import consensus  # noqa: E402
 from mergekit_darwin.delphi.samples import read_samples  # noqa: E402
 from mergekit_darwin.errors import DarwinError  # noqa: E402
 from mergekit_darwin.models.harness import load_tasks  # noqa: E402
@@ -332,10 +333,10 @@ def test_options_of_the_command_are_those_of_python():
 
     named = {param.name for param in main.params}
     own = {"model", "tasks", "out", "as_json", "verbose", "quiet"}
-    assert named - own == set(Options.model_fields)
+    assert named - own == set(Options.__dataclass_fields__)
     defaults = {p.name: p.default for p in main.params if p.name in ("samples", "risk")}
     assert defaults == {"samples": 16, "risk": 0.01}
-    assert delphi_run.Options() == make_options()
+    assert Options() == make_options()
 
 
 def test_samples_of_a_torch_model_are_the_same_after_a_kill(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("lm_eval")
 pytest.importorskip("tenacity")  # of lm-eval's extra "api"
 
-from mergekit_darwin.delphi.run import Options, consensus
+from mergekit_darwin.delphi.options import Options
+from mergekit_darwin.delphi.run import consensus
 from mergekit_darwin.errors import DarwinError
 from tests.delphi.server import serving
 from tests.delphi.stub import Stub, numbers, write_task

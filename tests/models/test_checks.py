@@ -14,7 +14,8 @@ pytest.importorskip("lm_eval")
 import transformers
 
 from mergekit_darwin.delphi.model import Consensus
-from mergekit_darwin.delphi.run import Options, consensus
+from mergekit_darwin.delphi.options import Options
+from mergekit_darwin.delphi.run import consensus
 from mergekit_darwin.errors import DarwinError
 from mergekit_darwin.evolve.options import RunOptions
 from mergekit_darwin.evolve.reading import make_config
