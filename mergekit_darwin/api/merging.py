@@ -44,7 +44,8 @@ def scan_parents(
     ...). Raises DarwinError, leaving no report behind.
     """
     from mergekit_darwin.ratios.report_picture import draw
-    from mergekit_darwin.scan.run import check_out, scan
+    from mergekit_darwin.scan.partial import check_out
+    from mergekit_darwin.scan.run import scan
 
     options = _running(running)
     check_out(Path(out))

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,43 +26,6 @@ _NUMBERS = {  # which the harness's templates show as they stand
     **dict.fromkeys(("prompt", "completion", "question"), (str, int, float)),
     "answer": (str, int),
 }
-
-_CONFIG = """\
-# A breeding run:  mergekit-darwin-evolve {name} --storage-path RUN
-# Try it first:    mergekit-darwin-evolve {name} --check
-# Paths are relative to this file's folder; other names are models on the hub.
-father: {father}
-mother: {mother}
-{base}
-dtype: bfloat16            # of the merge; parents are measured in their own
-
-# Tasks of lm-evaluation-harness: what the child is to be good at. They are searched
-# on, so their items must not be those of a benchmark that you report.
-include_path: {tasks}
-tasks:
-{names}
-heldout: 0.5               # share of each task's items kept for the final comparison,
-                           # or a list of other tasks
-# limit: 200               # at most so many items of a task in each evaluation
-# num_fewshot: 0
-# apply_chat_template: false
-
-# What else a merge can be told; the defaults are good to begin with.
-# operator: dare_ties      # or slerp, linear: blends of the whole parents
-# genes: extended          # lambda is searched too where there is a base
-# mri: attribution         # how the scan is read: published, relative, attribution
-
-# At the end the child and the parents' mean can be refitted to what both parents'
-# layers do; the better on the search items becomes the final model.
-# refit_texts: texts       # folder of .jsonl files of {{"prompt", "completion"}}, one a
-                           # skill: a task's training split, never held-out items
-
-search:
-  seed: 1
-  max_evaluations: 48      # real merges, each measured on all searched items
-  patience: 5              # stop after so many generations without a better score
-  # max_time: 3600         # seconds
-"""
 
 
 def write_config(
@@ -88,7 +52,8 @@ def write_config(
         if base
         else ("# base_model: their common ancestor; with it far more can be gained")
     )
-    text = _CONFIG.format(
+    template = resources.files("mergekit_darwin") / "data" / "evolve.yml"
+    text = template.read_text(encoding="utf-8").format(
         name=plain(out.name),
         father=_quoted(father),
         mother=_quoted(mother),

@@ -23,7 +23,7 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_darwin.errors import DarwinError, about, some
-from mergekit_darwin.models.checks import check_config, check_files
+from mergekit_darwin.models.checks import check_config, check_files, check_shards
 
 _SAMPLE = 64  # bytes taken from the middle of every tensor for the digest
 _AGAIN = "Download or save the model again."
@@ -113,8 +113,7 @@ def _read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
             header = json.loads(stream.read(length))
     if not isinstance(header, dict) or not all(map(_is_row, header.items())):
         raise DarwinError(
-            f"{file} must be a whole safetensors file; its header is no table of"
-            f" tensors. {_AGAIN}"
+            f"{file} must be whole; its header is no table of tensors. {_AGAIN}"
         )
     header.pop("__metadata__", None)
     return header, 8 + length
@@ -126,11 +125,10 @@ def _is_row(item: tuple[str, object]) -> bool:
         return True
     if not isinstance(row, dict) or not isinstance(row.get("dtype"), str):
         return False
-    shape: Any = row.get("shape")
     offsets: Any = row.get("data_offsets")
     numbers = all(
         isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
-        for value in (shape, offsets)
+        for value in (row.get("shape"), offsets)
     )
     return numbers and len(offsets) == 2 and bool(offsets[0] <= offsets[1])
 
@@ -210,7 +208,7 @@ def open_checkpoint(
         " on the hub; it cannot be opened"
     ):
         index = cache.get(reference).index
-    _check_shards(reference, index.tensor_paths)
+    check_shards(reference, index.tensor_paths)
     headers = _headers(index)
     absent = sorted(set(index.tensor_paths) - set(headers))
     if absent or not headers:
@@ -220,16 +218,6 @@ def open_checkpoint(
         )
     check_config(reference, index.base_path, len(headers), cache.trust_remote_code)
     return Checkpoint(reference, index.base_path, headers, index.is_safetensors)
-
-
-def _check_shards(model: ModelReference, paths: Mapping[str, str]) -> None:
-    """Refuse an index that sends a tensor to a file outside the model's folder."""
-    for name, shard in paths.items():
-        if os.path.isabs(shard) or ".." in Path(shard).parts:
-            raise DarwinError(
-                f"Every file of {model} must lie in its folder; its index says"
-                f" {shard!r} for {name!r}. Download or save the model again."
-            )
 
 
 def _headers(index: ShardedTensorIndex) -> dict[str, TensorHeader]:

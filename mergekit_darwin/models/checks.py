@@ -7,6 +7,7 @@ numbers and says so in a log. Such a model answers, and its answers mean nothing
 from __future__ import annotations
 
 import json
+import os
 import stat
 import warnings
 from collections.abc import Iterator, Mapping
@@ -87,6 +88,16 @@ def _depths(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
             yield from _depths(value)
         elif key in _DEPTHS and isinstance(value, int):
             yield key, value
+
+
+def check_shards(model: ModelReference, paths: Mapping[str, str]) -> None:
+    """Refuse an index that sends a tensor to a file outside the model's folder."""
+    for name, shard in paths.items():
+        if os.path.isabs(shard) or ".." in Path(shard).parts:
+            raise DarwinError(
+                f"Every file of {model} must lie in its folder; its index says"
+                f" {shard!r} for {name!r}. Download or save the model again."
+            )
 
 
 def check_loaded(name: str, info: Mapping[str, Any]) -> None:

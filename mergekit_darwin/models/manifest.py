@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 
 from mergekit_darwin.errors import DarwinError, reason
 from mergekit_darwin.files import (
+    Frozen,
     parse_json,
     read_bytes,
     read_document,
@@ -45,10 +45,8 @@ def seal(folder: Path) -> None:
     sync(folder)
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """manifest.json: SHA-256 of every tensor and file, by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["mergekit-darwin/manifest"] = "mergekit-darwin/manifest"
     version: Literal[1] = 1
@@ -63,7 +61,7 @@ def damage(folder: Path) -> str | None:
     """
     file = folder / MANIFEST
     try:
-        known = read_document(file, Manifest, unreadable=str(file), unfit=str(file))
+        known = read_document(file, Manifest, MANIFEST, "mergekit-darwin")
         found = Manifest.model_validate_json(manifest(folder))
     except Exception as error:  # a torn file may fail in any way
         return f"it cannot be read ({reason(error)})"

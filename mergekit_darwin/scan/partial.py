@@ -92,6 +92,19 @@ class Partial:
         return self.folder / f"{kind}-{mark}.json"
 
 
+def check_out(out: Path) -> None:
+    """Refuse a folder with a picture of the name of ours that no scan has drawn.
+
+    Raises DarwinError.
+    """
+    ours = (out / "mds.json").exists() or (out / ".scan").exists()
+    if (out / "mds.png").exists() and not ours:
+        raise DarwinError(
+            f"--out must be a new folder or that of a scan; {out} holds an mds.png"
+            " without its mds.json. Take it away, or name another folder."
+        )
+
+
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn a full disk or a folder without access into an error for people."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergekit_darwin.errors import DarwinError, some
+from mergekit_darwin.errors import some
 from mergekit_darwin.files import write_whole
 from mergekit_darwin.models.checkpoint import (
     Checkpoint,
@@ -104,19 +104,6 @@ def _settings(probes: Sequence[Probe], options: ProbeOptions) -> Settings:
             for probe in probes
         },
     )
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder with a picture of the name of ours that no scan has drawn.
-
-    Raises DarwinError.
-    """
-    ours = (out / "mds.json").exists() or (out / ".scan").exists()
-    if (out / "mds.png").exists() and not ours:
-        raise DarwinError(
-            f"--out must be a new folder or that of a scan; {out} holds an mds.png"
-            " without its mds.json. Take it away, or name another folder."
-        )
 
 
 def _existing(
