@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from mergekit_darwin.files import Frozen, read_document
 from mergekit_darwin.scan.probes import Probe
@@ -70,7 +70,7 @@ class RefitReport(Frozen):
     models: dict[str, Model]
     texts: dict[str, Used]
     maps: int
-    fitted: list[str] = []
+    fitted: list[str] = Field(default_factory=list)
     left: list[str]
     layers: list[Drift]
     father_texts: Losses

@@ -21,12 +21,12 @@ from mergekit_darwin.health.report import Finding
 from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml
-from mergekit_darwin.models.opened import ProbeOptions
 from mergekit_darwin.ratios.genome import extended_genes, make_genome
 from mergekit_darwin.scan.run import scan
 from mergekit_darwin.search.landscape import landscape
 from mergekit_darwin.search.proxy import Anchors
 from mergekit_darwin.search.space import make_space
+from mergekit_darwin.talk import ProbeOptions
 from tests import evolving
 from tests.search.test_search import make_report
 

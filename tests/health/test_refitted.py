@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mergekit_darwin.api import refit_child
+from mergekit_darwin.api.breeding import refit_child
 from mergekit_darwin.health.report import Health
 from mergekit_darwin.health.run import check
 from mergekit_darwin.health.thresholds import RANKS, Thresholds
