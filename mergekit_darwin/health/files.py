@@ -15,6 +15,7 @@ from mergekit_darwin.errors import reason
 from mergekit_darwin.health.report import Finding, finding
 from mergekit_darwin.health.thresholds import Severity
 from mergekit_darwin.models.checkpoint import Checkpoint
+from mergekit_darwin.models.names import tails
 from mergekit_darwin.models.opened import first_class, read_config
 from mergekit_darwin.talk import silent
 
@@ -80,7 +81,8 @@ def name_findings(
         for name in sorted(missing)
     ]
     shared = set.intersection(*(set(parent.headers) for parent in parents))
-    for name in sorted(shared - set(child.headers) - missing):
+    held = {tail for name in child.headers for tail in tails(name)}
+    for name in sorted(shared - held - missing):
         words = "stored, as by both parents"
         found.append(finding("missing_tensor", "note", "missing", words, tensor=name))
     for name in sorted(info["unexpected_keys"]):

@@ -61,9 +61,14 @@ def _parents(row: TensorFacts) -> list[Profile]:
 
 
 def _no_weight(row: TensorFacts) -> Iterable[Finding]:
-    """Matrices of integers: quantised weights, or damage; nothing here can tell."""
+    """Matrices of integers: quantised weights, or damage; nothing here can tell.
+
+    Position tables (int64), as older BERTs store them, are none while a parent has
+    the same.
+    """
     kind = row.dtypes.get("child", "float32")
-    if "float" not in kind and len(row.shapes["child"]) > 1:
+    table = kind == "int64" and row.equal
+    if "float" not in kind and len(row.shapes["child"]) > 1 and not table:
         yield finding_of(row, "no_weight", "error", kind, "a floating-point type")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mergekit_darwin.errors import DarwinError, some
 from mergekit_darwin.models.checkpoint import TensorHeader
-from mergekit_darwin.models.names import common_tail, site_of
+from mergekit_darwin.models.names import common_tail, site_of, tails
 
 Severity = Literal["ok", "note", "stops"]
 
@@ -168,6 +168,11 @@ def find_missing(
         kind = (father.config.get("architectures") or ["this architecture"])[0]
         found = f"{tensors(unheard)} in none of the models: {some(unheard, 2)}"
         effect = f"mergekit's definition of {kind} asks for what no such model has"
+        if _named_otherwise(unheard, father, layout):
+            effect = (
+                "the files have them under older or shorter names, which mergekit does"
+                " not know: load each model with transformers and save it again"
+            )
         yield Finding("stops", "missing", found, effect)
     for model in models:
         if model.role == "base":
@@ -191,6 +196,18 @@ def find_missing(
             spare -= layout.lacks[other.role]
         if lone := even(spare, uneven):
             yield _lack("note", lone, model, effect)
+
+
+def _named_otherwise(wanted: list[str], model: Model, layout: Layout) -> bool:
+    """Return whether a model has names as transformers renames them on loading.
+
+    Without the first parts, or with `gamma` and `beta` of a norm.
+    """
+    spare = {
+        name.replace(".gamma", ".weight").replace(".beta", ".bias")
+        for name in model.headers.keys() - layout.read[model.role]
+    }
+    return all(spare & set(tails(name)) for name in wanted)
 
 
 def _lack(severity: Severity, names: list[str], model: Model, effect: str) -> Finding:

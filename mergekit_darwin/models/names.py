@@ -116,3 +116,12 @@ def common_tail(left: str, right: str) -> int:
     """Return how many parts between dots two names share at their ends."""
     pairs = zip(reversed(left.split(".")), reversed(right.split(".")), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def tails(name: str) -> list[str]:
+    """Return a name and what is left of it without its first parts, two at least.
+
+    Older files lack a prefix that a model's names have (GPT-2's `transformer.`).
+    """
+    parts = name.split(".")
+    return [name, *(".".join(parts[start:]) for start in range(1, len(parts) - 1))]

@@ -95,6 +95,11 @@ def test_each_fault_of_a_tensor_has_its_rule(
         {"stray": replace(NEAR, distance=3.0, calm=0.1)},  # a mask of few elements
         {"stray": replace(NEAR, distance=3.9, calm=1.0, based=False)},
         {"stray": replace(NEAR, turned=0.6, apart=0.2)},  # parents are far apart
+        {  # position numbers, as older BERTs store them
+            **{"child": None, "father": None, "mother": None, "stray": None},
+            "dtypes": {"child": "int64"},
+            "equal": frozenset({"father", "mother", "base"}),
+        },
         {
             "child": Profile(0, 0, 0, 0.0, 9, 9),
             "father": Profile(0, 0, 0, 0.0, 9, 9),

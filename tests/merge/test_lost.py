@@ -115,6 +115,20 @@ def test_a_definition_that_asks_for_what_no_model_has_is_named(tmp_path: Path) -
     )
 
 
+def test_names_that_only_transformers_renames_are_told_from_lost_ones(
+    tmp_path: Path,
+) -> None:
+    """A prefix left out, as models saved without their head have it."""
+    trio = pair("llama", tmp_path)
+    for folder in trio.values():
+        file = Path(folder) / "model.safetensors"
+        short = {k.removeprefix("model."): v for k, v in load_file(file).items()}
+        save_file(short, file, metadata={"format": "pt"})
+    (row, *_) = fit_of(MergeConfiguration.model_validate(darwin(trio, "father")))
+    assert row.severity == "stops"
+    assert row.effect.endswith("load each model with transformers and save it again")
+
+
 def rewritten(folder: str, **changes: Any) -> None:
     """Change or add tensors of a checkpoint."""
     file = Path(folder) / "model.safetensors"

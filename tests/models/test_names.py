@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mergekit_darwin.models.names import block_of, site_of, stack_depths
+from mergekit_darwin.models.names import block_of, site_of, stack_depths, tails
 
 LAYER = "model.layers.3."
 CASES = [
@@ -66,3 +66,8 @@ def test_sixty_layers_in_six_blocks_are_blocks_of_ten() -> None:
 
 def test_there_are_never_more_blocks_than_layers() -> None:
     assert [block_of(layer, 4, 6) for layer in range(4)] == [0, 1, 2, 3]
+
+
+def test_tails_leave_the_first_parts_away() -> None:
+    assert tails("model.norm.weight") == ["model.norm.weight", "norm.weight"]
+    assert tails("scale") == ["scale"]
