@@ -29,7 +29,7 @@ _FFN = re.compile(
     r"|^dense\w*dense$|^w[io](_\d)?$"
 )
 _TOKENS = re.compile(
-    r"^(embed_tokens.*|wte|(word|tok)_embeddings?|embeddings|embed_in|shared"
+    r"^(embed_tokens.*|wte|w|(word|tok)_embeddings?|embeddings|embed_in|shared"
     r"|lm_head|embed_out|output|output_layer|output_projection|vocab_projector"
     r"|generator_lm_head)$"
 )

@@ -95,11 +95,6 @@ def test_each_fault_of_a_tensor_has_its_rule(
         {"stray": replace(NEAR, distance=3.0, calm=0.1)},  # a mask of few elements
         {"stray": replace(NEAR, distance=3.9, calm=1.0, based=False)},
         {"stray": replace(NEAR, turned=0.6, apart=0.2)},  # parents are far apart
-        {  # position numbers, as older BERTs store them
-            **{"child": None, "father": None, "mother": None, "stray": None},
-            "dtypes": {"child": "int64"},
-            "equal": frozenset({"father", "mother", "base"}),
-        },
         {
             "child": Profile(0, 0, 0, 0.0, 9, 9),
             "father": Profile(0, 0, 0, 0.0, 9, 9),
@@ -109,6 +104,19 @@ def test_each_fault_of_a_tensor_has_its_rule(
 )
 def test_what_merges_do_is_no_fault(change: dict[str, Any]) -> None:
     assert weight_findings([facts(**change)], LINES) == []
+
+
+@pytest.mark.parametrize(("equal", "errors"), [({"father"}, 0), (set(), 1)])
+def test_position_numbers_are_no_damage_while_a_parent_has_them(
+    equal: set[str], errors: int
+) -> None:
+    """As older BERTs store them: int64, [1, n]."""
+    nothing = dict.fromkeys(("child", "father", "mother", "stray"))
+    table = facts(
+        "embeddings.position_ids",
+        **{**nothing, "dtypes": {"child": "int64"}, "equal": frozenset(equal)},
+    )
+    assert len(weight_findings([facts(), table], LINES)) == errors
 
 
 def test_a_vector_strays_only_if_it_is_far_as_a_share_of_its_norm() -> None:

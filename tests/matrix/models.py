@@ -173,6 +173,10 @@ DENSE = {
         "XGLM", d_model=32, ffn_dim=64, attention_heads=4, num_layers=3, pad_token_id=1
     ),
     "biogpt": row("BioGpt"),
+    "bitnet": row("BitNet"),
+    "ctrl": Row("CTRLConfig", "CTRLLMHeadModel", {"dff": 64}),
+    "diffllama": row("DiffLlama"),
+    "doge": row("Doge"),
 }
 EXPERTS = {
     "mixtral": row("Mixtral", **MOE),
