@@ -94,10 +94,10 @@ def _tree(card: Path) -> dict[str, Any]:
         return {}
     if len(head) > _MOST_BYTES:
         raise ValueError(f"its metadata has {len(head)} characters")
+    (content,) = parse_yamls(head)  # first: it bounds depth
     for event in yaml.parse(head, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has a YAML alias, {event.anchor!r}")
-    (content,) = parse_yamls(head)
     found = content.get(KEY, {}) if isinstance(content, dict) else {}
     if not isinstance(found, dict):
         raise ValueError(f"{KEY} holds {quoted(found)}")
