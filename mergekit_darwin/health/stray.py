@@ -32,7 +32,8 @@ class Stray:
     the largest cosine with father, mother, base; apart: the same between father and
     mother. rows, columns: how many of a matrix (its last dimension against all others)
     lie off by themselves: that difference is over 0.7 of their norm and over four
-    times what the parents changed in them, or all their weight. Source: our choice.
+    times what the parents changed in them, or all their weight; without a base, which
+    shows what both changed alike, only the latter. Source: our choice.
     """
 
     distance: float
@@ -161,14 +162,14 @@ def _lines(given: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> tuple[int
         return 0, 0
     wide = [row.detach().reshape(height, width) for row in given]
     columns = torch.zeros((4, width), dtype=torch.float64, device=wide[0].device)
-    off = 0
+    off, based = 0, len(given) > 3
     for pieces in zip(
         *(row.split(max(1, _PIECE // width)) for row in wide), strict=True
     ):
         squares = _squares(list(pieces), mix)
         columns += squares.sum(1, dtype=torch.float64)
-        off += int(_off(squares.sum(2)).sum()) if width >= _SMALLEST else 0
-    return off, int(_off(columns).sum()) if height >= _SMALLEST else 0
+        off += int(_off(squares.sum(2), based).sum()) if width >= _SMALLEST else 0
+    return off, int(_off(columns, based).sum()) if height >= _SMALLEST else 0
 
 
 def _squares(pieces: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> torch.Tensor:
@@ -183,9 +184,11 @@ def _squares(pieces: list[torch.Tensor], mix: npt.NDArray[np.float64]) -> torch.
     return torch.stack([rest.square_(), child.square(), father.square(), change])
 
 
-def _off(squares: torch.Tensor) -> torch.Tensor:
+def _off(squares: torch.Tensor, based: bool) -> torch.Tensor:
     rest, child, father, change = squares
-    beyond = (rest > _OFF**2 * change) | (child == 0.0)
+    beyond = child == 0.0
+    if based:
+        beyond |= rest > _OFF**2 * change
     return (rest > _FAR**2 * father) & beyond & (father > 0.0)
 
 
