@@ -62,7 +62,8 @@ class RayPool:
         self._actors = [self._actor() for _ in range(options.num_workers)]
 
     def _connect(self, address: str | None) -> None:
-        given: dict[str, Any] = {"address": address, "log_to_driver": False}
+        # None would take any cluster that this machine remembers, alive or not.
+        given: dict[str, Any] = {"address": address or "local", "log_to_driver": False}
         if address is None:
             given["include_dashboard"] = False
         try:
