@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mergekit_darwin.errors import DarwinError, about, reason
 from mergekit_darwin.locks import beside
@@ -21,6 +21,13 @@ class Frozen(BaseModel):
     """A document or settings: of known keys only, and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("version", mode="before", check_fields=False)
+    @classmethod
+    def _a_number(cls, value: object) -> object:
+        if isinstance(value, bool):  # which equals 1
+            raise ValueError("must be a number")
+        return value
 
 
 Document = TypeVar("Document", bound=BaseModel)

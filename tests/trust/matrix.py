@@ -633,9 +633,9 @@ DELPHIS = {
     "--batch-size x": "batch",
 }
 TEXTS: dict[str, tuple[str, str, str]] = {
-    "a log of garbage": ("samples.jsonl", "what?\n", "samples.jsonl line 1"),
-    "a log nested deeply": ("samples.jsonl", DEEP + "\n", "samples.jsonl line 1"),
-    "settings of no JSON": ("settings.json", "{", "settings.json JSON"),
+    "a log of garbage": ("samples.jsonl", "what?\n", "--out samples.jsonl"),
+    "a log nested deeply": ("samples.jsonl", DEEP + "\n", "--out samples.jsonl"),
+    "settings of no JSON": ("settings.json", "{", "--out settings.json"),
     "settings of a list": ("settings.json", "[1]", "settings.json"),
 }
 
