@@ -25,6 +25,7 @@ from mergekit_darwin.merge.roles import Roles
 from mergekit_darwin.merge.settings import MergeSettings
 from mergekit_darwin.merge.yaml import Common, genome_yaml, parse
 from mergekit_darwin.models.checkpoint import Checkpoint, open_checkpoint
+from mergekit_darwin.models.checks import check_dtypes
 from mergekit_darwin.models.harness import check_kind
 from mergekit_darwin.models.opened import check_device
 from mergekit_darwin.models.opened import read_config as model_config
@@ -55,10 +56,7 @@ def check_machine(config: EvolveConfig, options: RunOptions) -> None:
             "--batch-size must be a whole number from 1 on, or auto; got"
             f" {options.batch_size!r}."
         )
-    for key in ("dtype", "out_dtype"):
-        named = getattr(config, key) or "float32"
-        with about(f"{key} must be a torch type such as bfloat16"):
-            dtype_from_name(named)
+    check_dtypes(config)
     check_kind(config.model_type)
 
 

@@ -12,6 +12,20 @@ from mergekit_darwin.evolve.log import Evaluation
 from mergekit_darwin.evolve.tasks import Task, TaskSet
 from mergekit_darwin.models.harness import quiet
 
+# Of exceptions that carry no type of their own: torch's, CUDA's, file systems'.
+_WORDS = (
+    "out of memory",
+    "can't allocate",
+    "cuda",
+    "cudnn",
+    "nccl",
+    "hip error",
+    "no space left",
+    "disk quota",
+    "too many open files",
+    "failed writing file",
+    "tokenizer",
+)
 BOOTSTRAP = 200  # resamples, for metrics that are not a mean over samples
 
 
@@ -129,23 +143,6 @@ def combined_error(tasks: TaskSet, line: Evaluation) -> float | None:
     return math.sqrt(math.fsum(weighted))
 
 
-# Of exceptions that carry no type of their own: torch's, CUDA's, file systems'.
-_WORDS = (
-    "out of memory",
-    "can't allocate",
-    "cuda",
-    "cudnn",
-    "nccl",
-    "hip error",
-    "no space left",
-    "disk quota",
-    "too many open files",
-    "failed writing file",
-    "tokenizer",
-)
-_UNCHANGED = "a merge must change something"  # darwin_v6 of a genome that moved nothing
-
-
 def not_the_genome(error: BaseException) -> bool:
     """Return whether an error came from the machine or the files, whatever the genome.
 
@@ -158,8 +155,6 @@ def not_the_genome(error: BaseException) -> bool:
     outside = (DarwinError, OSError, MemoryError, ImportError, EOFError)
     for found in _chain(error):
         said = f"{type(found).__name__} {found}".lower()
-        if _UNCHANGED in said:
-            return False
         if isinstance(found, (*outside, SafetensorError)):
             return True
         if any(word in said for word in _WORDS):

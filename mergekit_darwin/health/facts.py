@@ -128,15 +128,15 @@ def distinct(tensor: torch.Tensor) -> float:
     """
     flat = tensor.detach().reshape(-1)
     width = min(_NEIGHBOURS, tensor.shape[-1] if tensor.ndim else 1)
-    if tensor.ndim < 2 or width < _FEWEST:
+    if tensor.ndim < 2 or width < _FEWEST or not flat.numel():
         return 1.0
     step = max(1, flat.numel() // width // _PLACES) * width
-    shares = []
-    for start in range(0, flat.numel() - width + 1, step):
-        values = flat[start : start + width]
-        values = values[values != 0]
-        if values.numel() >= _FEWEST:
-            shares.append(values.float().unique().numel() / values.numel())
+    groups = flat.unfold(0, width, step).float().sort(dim=1).values
+    counted = groups != 0
+    new = counted.clone()
+    new[:, 1:] &= groups[:, 1:] != groups[:, :-1]
+    counts = zip(new.sum(1).tolist(), counted.sum(1).tolist(), strict=True)
+    shares = [unlike / count for unlike, count in counts if count >= _FEWEST]
     return statistics.median(shares) if shares else 1.0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+LOG = logging.getLogger("mergekit_darwin")
 _BUSY = threading.Lock()
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -70,9 +71,6 @@ def over_pages(pages: int, work: Callable[[Iterator[int]], None]) -> None:
                 job.result()
         finally:
             torch.set_num_threads(workers)
-
-
-LOG = logging.getLogger("mergekit_darwin")
 
 
 class Work:

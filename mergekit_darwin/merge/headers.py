@@ -20,18 +20,17 @@ from typing import Any
 import torch
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.architecture.base import ConfiguredModelArchitecture
-from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 from torch import nn
 
-from mergekit_darwin.errors import about
 from mergekit_darwin.merge.findings import Finding, Layout, Model, Setup
 from mergekit_darwin.merge.fit import check_fit
 from mergekit_darwin.merge.roles import Roles, all_roles
 from mergekit_darwin.merge.words import check_words
 from mergekit_darwin.models.checkpoint import Checkpoint, integers, open_checkpoint
+from mergekit_darwin.models.checks import check_dtypes
 from mergekit_darwin.models.plan import output_config, stored_name, without_config
 from mergekit_darwin.models.stream import module_names
 
@@ -47,9 +46,7 @@ def fit_of(
     cannot be opened.
     """
     options = options or MergeOptions()
-    for key in ("dtype", "out_dtype"):
-        with about(f"{key} must be a type of torch's, as bfloat16"):
-            dtype_from_name(getattr(config, key) or "float32")
+    check_dtypes(config)
     check_words(config, options.trust_remote_code)
     rows: list[Finding] = []
     for roles in dict.fromkeys(all_roles(config)):

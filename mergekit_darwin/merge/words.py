@@ -25,8 +25,14 @@ def check_words(config: MergeConfiguration, remote: bool = False) -> None:
 
     Raises DarwinError.
     """
+    words: dict[ModelReference, set[str]] = {}
     for where, (model, token) in dict(_sources(config)).items():
-        _check_tokenizer(where, model, token, remote)
+        if model not in words:
+            words[model] = _vocabulary(where, model, remote)
+        if token is not None and token not in words[model]:
+            raise DarwinError(
+                f"{where} must name a model's token; {model} has no {token!r}."
+            )
     _check_template(config.chat_template)
     padding = config.tokenizer.pad_to_multiple_of if config.tokenizer else None
     if padding is not None and not 1 <= padding <= _MOST_PADDED:
@@ -53,9 +59,8 @@ def _sources(config: MergeConfiguration) -> Iterator[tuple[str, _Source]]:
             yield where, (source, token)
 
 
-def _check_tokenizer(
-    where: str, model: ModelReference, token: str | None, remote: bool
-) -> None:
+def _vocabulary(where: str, model: ModelReference, remote: bool) -> set[str]:
+    """Return a model's tokens. Raises DarwinError where it has no tokenizer."""
     from transformers import AutoTokenizer
 
     place = model.model
@@ -64,13 +69,10 @@ def _check_tokenizer(
         f"{where} must name a model with a tokenizer, union or base; that of {model}"
         " cannot be read",
     ):
-        known = AutoTokenizer.from_pretrained(
+        found = AutoTokenizer.from_pretrained(
             place.path, revision=place.revision, trust_remote_code=remote
-        ).get_vocab()
-    if token is not None and token not in known:
-        raise DarwinError(
-            f"{where} must name a model's token; {model} has no {token!r}."
         )
+        return set(found.get_vocab())
 
 
 def _check_template(given: str | None) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mergekit.common import ModelReference
+from mergekit.common import ModelReference, dtype_from_name
 
 from mergekit_darwin.errors import DarwinError, about, plain, some
 from mergekit_darwin.files import read_text
@@ -88,6 +88,13 @@ def _depths(content: dict[str, Any]) -> Iterator[tuple[str, int]]:
             yield from _depths(value)
         elif key in _DEPTHS and isinstance(value, int):
             yield key, value
+
+
+def check_dtypes(settings: Any) -> None:
+    """Refuse a dtype or an out_dtype that torch does not have. Raises DarwinError."""
+    for key in ("dtype", "out_dtype"):
+        with about(f"{key} must be a torch type such as bfloat16"):
+            dtype_from_name(getattr(settings, key) or "float32")
 
 
 def check_shards(model: ModelReference, paths: Mapping[str, str]) -> None:

@@ -31,6 +31,7 @@ from mergekit_darwin.scan.decoder import Decoder
 from mergekit_darwin.scan.probes import ProbeItem
 from mergekit_darwin.talk import versions
 
+TOOLS = ("mergekit", "torch", "transformers")
 _JUDGED = 64  # of a parent's items, those on which drift and loss are measured
 _SIDES = ("father", "mother", "general")
 
@@ -106,9 +107,6 @@ def _spread(items: Sequence[ProbeItem]) -> list[ProbeItem]:
     """Return at most 64 items, taken at even distances."""
     stride = -(-len(items) // _JUDGED)
     return list(items[::stride])
-
-
-TOOLS = ("mergekit", "torch", "transformers")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ from mergekit_darwin.scan.probes import (
     read_probes,
 )
 
+LOG = logging.getLogger("mergekit_darwin")
+_TRIED = 32  # items of a probe on which the parents compete for it
+_WATCHED = 10  # of so many general texts one is not held but judged by
+
 
 @dataclass
 class Stream:
@@ -110,11 +114,6 @@ def drift(ours: Sequence[Stream], theirs: Sequence[Stream]) -> float:
         total += float(((x - y).square().sum(1) / squares).sum())
         count += len(x)
     return (total / count) ** 0.5
-
-
-LOG = logging.getLogger("mergekit_darwin")
-_TRIED = 32  # items of a probe on which the parents compete for it
-_WATCHED = 10  # of so many general texts one is not held but judged by
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mergekit_darwin.search.space import Array, Predictor, Space
 
 Driver = Generator["Ask", Sequence[float | None], "Memory"]
 
+_HOPE = 1.5  # deviations above the mean of an optimist; our choice
 _WORST = -1e9  # a failed candidate's score, as CMA-ES is told
 
 
@@ -147,9 +148,6 @@ def _known(memory: Memory, point: Array, belief: Belief) -> float:
         if np.array_equal(point, other):
             return score if score is not None else _WORST
     return float(belief.mean(point[None])[0])
-
-
-_HOPE = 1.5  # deviations above the mean of an optimist; our choice
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def opened(path: Path, **args: Any) -> Any:
     return open_model("hf", given, batch_size="1", device="cpu")
 
 
-def refused(path: Path, said: str, **args: Any) -> None:
+def assert_refused(path: Path, said: str, **args: Any) -> None:
     with pytest.raises(DarwinError, match=said) as caught:
         opened(path, **args)
     assert str(path) in caught.value.message and "\n" not in caught.value.message
@@ -78,12 +78,14 @@ def test_a_missing_matrix_is_named(tmp_path: Path, binary: bool) -> None:
     path = llama(tmp_path / "model", without_matrix)
     if binary:
         as_bin(path)
-    refused(path, LACKING)
+    assert_refused(path, LACKING)
 
 
 def test_a_missing_layer_is_named_and_its_weights_counted(tmp_path: Path) -> None:
     path = llama(tmp_path / "model", without_layer)
-    refused(path, r"lack 'model\.layers\.1\.input_layernorm\.weight', .* and 4 more\.")
+    assert_refused(
+        path, r"lack 'model\.layers\.1\.input_layernorm\.weight', .* and 4 more\."
+    )
 
 
 @pytest.mark.parametrize("ignored", [{}, {"ignore_mismatched_sizes": True}])
@@ -91,7 +93,7 @@ def test_a_matrix_of_another_shape_is_named_with_both(
     tmp_path: Path, ignored: dict[str, bool]
 ) -> None:
     path = llama(tmp_path / "model", narrow)
-    refused(path, SHAPE, **ignored)
+    assert_refused(path, SHAPE, **ignored)
     with pytest.raises(DarwinError, match=SHAPE):
         load_model(str(path), str(path))
 
@@ -120,14 +122,14 @@ def test_other_arguments_work_as_before_on_whole_models_and_broken_ones(
     tmp_path: Path, args: dict[str, Any]
 ) -> None:
     opened(llama(tmp_path / "whole"), **args)
-    refused(llama(tmp_path / "model", without_matrix), LACKING, **args)
+    assert_refused(llama(tmp_path / "model", without_matrix), LACKING, **args)
 
 
 def test_a_subfolder_is_opened_and_refused(tmp_path: Path) -> None:
     llama(tmp_path / "a" / "sub")
     opened(tmp_path / "a", subfolder="sub")
     llama(tmp_path / "b" / "sub", without_matrix)
-    refused(tmp_path / "b", LACKING, subfolder="sub")
+    assert_refused(tmp_path / "b", LACKING, subfolder="sub")
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def test_a_lora_on_a_broken_model_and_a_broken_lora_are_refused(
     adapter: Path, tmp_path: Path
 ) -> None:
     path = llama(tmp_path / "model", without_matrix)
-    refused(path, LACKING, peft=str(adapter))
+    assert_refused(path, LACKING, peft=str(adapter))
     file = adapter / "adapter_model.safetensors"
     weights = load_file(file)
     weights.pop("base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight")
@@ -167,7 +169,7 @@ def test_a_lora_on_a_broken_model_and_a_broken_lora_are_refused(
 def test_transformers_own_method_is_back_afterwards(tmp_path: Path) -> None:
     before = transformers.PreTrainedModel.__dict__["from_pretrained"]
     path = llama(tmp_path / "model", without_matrix)
-    refused(path, LACKING)
+    assert_refused(path, LACKING)
     opened(llama(tmp_path / "whole"))
     assert transformers.PreTrainedModel.__dict__["from_pretrained"] is before
     transformers.LlamaForCausalLM.from_pretrained(path)  # what it does is its own again
