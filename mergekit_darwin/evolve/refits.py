@@ -126,7 +126,7 @@ def refit_merge(text: str, folder: Path, taught: Teaching, worker: Worker) -> No
         set_aside(folder)
     options, config = worker.options, worker.config
     running = {"device": options.device, "trust_remote_code": options.trust_remote_code}
-    with worker.merged(text) as merged:
+    with worker.merged(text, folder.name) as merged:
         models = {"child": merged, "father": config.father, "mother": config.mother}
         choice = TextChoice(taught.probes, taught.named)
         with bar(f"refitting {folder.name}", not options.quiet) as advance:

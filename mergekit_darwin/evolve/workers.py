@@ -101,13 +101,16 @@ class Worker:
             yield self._load(folder), self.tokenizer(folder, "merged"), folder
 
     @contextlib.contextmanager
-    def merged(self, text: str) -> Iterator[str]:
+    def merged(self, text: str, name: str | None = None) -> Iterator[str]:
         """Give a folder of the scratch with the merge of a YAML; it is gone afterwards.
 
-        Raises whatever mergekit does.
+        name is its end where reports will show it, None for any that is free. Raises
+        whatever mergekit does.
         """
         Path(self.scratch).mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix="candidate-", dir=self.scratch)
+        folder = os.path.join(self.scratch, f"candidate-{name}")
+        if name is None:
+            folder = tempfile.mkdtemp(prefix="candidate-", dir=self.scratch)
         try:
             merge_to(text, Path(folder), self.merging)
             yield folder

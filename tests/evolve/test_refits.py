@@ -22,6 +22,7 @@ from mergekit_darwin.evolve.refits import Refitted, best_refit
 from mergekit_darwin.evolve.run import evolve
 from mergekit_darwin.evolve.tasks import Task, TaskSet
 from mergekit_darwin.health.run import check
+from mergekit_darwin.refit.report import read_refit
 from tests import evolving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,6 +85,12 @@ def test_health_takes_a_refit_for_what_it_is(finished):
         found = check(str(way.folder), **parents, probes=[], verify="none").findings
         assert ("refitted", "note") in {(row.rule, row.severity) for row in found}
         assert not {"stray", "lines", "turned"} & {row.rule for row in found}
+
+
+def test_a_refits_report_names_its_merge_alike_in_every_run(finished):
+    for way in finished.refits:
+        named = Path(read_refit(way.folder).models["child"].model)
+        assert named.name == f"candidate-{way.folder.name}"
 
 
 def test_texts_of_a_tasks_name_go_with_its_search_items(finished):
